@@ -1,0 +1,1 @@
+"""Pure losses (empty until the first distillation method)."""

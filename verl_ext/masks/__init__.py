@@ -1,0 +1,1 @@
+"""Pure masks: which responses and tokens may teach."""

@@ -1,0 +1,1 @@
+"""verl on machines verl does not know."""

@@ -1,0 +1,1 @@
+"""The toy world: a tiny model and a tiny task, built on the spot, no download."""
