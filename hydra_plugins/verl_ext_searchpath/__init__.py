@@ -1,0 +1,33 @@
+"""Puts verl-ext's overlays on Hydra's search path, so that ``+paper=...`` works in verl."""
+
+import sys
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.errors import CompactHydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from verl_ext import overlays
+
+
+class OverlayException(CompactHydraException):
+    """Printed by Hydra as its message alone, without a traceback."""
+
+
+class VerlExtSearchPath(SearchPathPlugin):
+    """Appends ``pkg://verl_ext.recipes`` behind the application's own configuration."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Adds the overlays last: the application's files win on a name clash.
+
+        Raises:
+            OverlayException: the command line names an overlay that does not exist, or orders
+                overlays wrongly; checked only for verl, since Hydra calls this for every
+                application.
+        """
+        main = [item.path or "" for item in search_path.get_path() if item.provider == "main"]
+        if any("verl" in path for path in main):
+            try:
+                overlays.check(sys.argv[1:])
+            except overlays.OverlayError as error:
+                raise OverlayException(f"[verl_ext] {error}") from None
+        search_path.append(provider="verl_ext", path="pkg://verl_ext.recipes")

@@ -1,0 +1,106 @@
+"""Does the configuration fit the machine it is about to run on?"""
+
+import os
+import socket
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from verl.plugin.platform import get_platform, set_platform
+from verl.plugin.platform.platform_manager import PlatformRegistry
+
+from verl_ext.adapters.errors import SettingsError
+from verl_ext.platforms import cpu
+
+METRICS_FILE = "metrics.jsonl"
+# verl's resource pool reserves this many CPUs beside each accelerator (max_colocate_count).
+CPUS_PER_WORKER = 3
+
+
+def check(config: DictConfig) -> None:
+    """Refuses what would hang or fail minutes later.
+
+    Raises:
+        SettingsError: no accelerator for a GPU run, an accelerator under a CPU run, too few logical
+            CPUs for Ray, or a Ray cluster that no longer answers.
+    """
+    _check_device(config)
+    _check_logical_cpus(config)
+    _check_ray_address(config)
+
+
+def prepare(config: DictConfig) -> None:
+    """Puts verl's metrics file into the run's directory, unless the user chose a place."""
+    if "file" not in config.trainer.logger or os.environ.get("VERL_FILE_LOGGER_PATH"):
+        return
+    if HydraConfig.initialized():
+        directory = Path(HydraConfig.get().runtime.output_dir)
+        _set_env(config, "VERL_FILE_LOGGER_PATH", str(directory / METRICS_FILE))
+
+
+def _check_device(config: DictConfig) -> None:
+    on_cpu = cpu.in_force()
+    if config.trainer.device == "cpu":
+        if not on_cpu:
+            raise SettingsError(
+                f"trainer.device=cpu, but verl sees a {get_platform().device_name} device here. "
+                "Set the environment variable VERL_PLATFORM=cpu to leave it alone, "
+                "or use +scale=gpu1"
+            )
+    elif on_cpu and _cluster_address(config) is None:
+        raise SettingsError(
+            f"trainer.device={config.trainer.device}, but this machine has no accelerator and no "
+            "Ray cluster was named (RAY_ADDRESS). Add: +scale=cpu"
+        )
+    elif on_cpu:
+        # A head node without accelerators that submits to a cluster: here the CPU is no platform.
+        os.environ[cpu.OFF] = "1"
+        _set_env(config, cpu.OFF, "1")
+        set_platform(PlatformRegistry.get("nvidia")())  # what verl itself falls back to
+
+
+def _check_logical_cpus(config: DictConfig) -> None:
+    num_cpus = config.ray_kwargs.ray_init.get("num_cpus")
+    if num_cpus is None:
+        return
+    workers = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    needed = CPUS_PER_WORKER * workers + units + 1  # and the task runner
+    if num_cpus < needed:
+        raise SettingsError(
+            f"ray_kwargs.ray_init.num_cpus={num_cpus}: Ray would wait for ever for {needed} "
+            f"logical CPUs ({CPUS_PER_WORKER} for each of {workers} workers, {units} storage "
+            f"units, the task runner). Add: ray_kwargs.ray_init.num_cpus={needed}"
+        )
+
+
+def _check_ray_address(config: DictConfig) -> None:
+    address = _cluster_address(config)
+    if address is None or "://" in address or address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"the Ray cluster at {address} does not answer ({error}); a killed run leaves its "
+            "address behind. Run `ray stop` and unset RAY_ADDRESS, or add: "
+            "+ray_kwargs.ray_init.address=local"
+        ) from error
+
+
+def _cluster_address(config: DictConfig) -> str | None:
+    """The cluster that ``ray.init`` would join; None when it would start its own."""
+    chosen = config.ray_kwargs.ray_init.get("address") or os.environ.get("RAY_ADDRESS")
+    if chosen:
+        return None if chosen == "local" else str(chosen)
+    from ray._private.utils import read_ray_address
+
+    return read_ray_address() or None
+
+
+def _set_env(config: DictConfig, name: str, value: str) -> None:
+    with open_dict(config):
+        OmegaConf.update(
+            config, f"ray_kwargs.ray_init.runtime_env.env_vars.{name}", value, force_add=True
+        )

