@@ -5,11 +5,9 @@ Nothing a user wrote may be without effect: what would be ignored is refused, in
 nearest valid name.
 """
 
-import functools
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,28 +17,24 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext import overlays
 from verl_ext.adapters import machine, toy
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
 from verl_ext.catalog import ADVANTAGES, MASKS
 from verl_ext.suggest import nearest
 
 SECTIONS = ("advantage", "masks", "toy", "verbose")
-TRAINER_MODES = ("verl_ext.sync",)
-STOCK_MODES = ("sync", "colocate_async", "separate_async")
 # Reward functions of ours that give 0/1 only when asked to.
 BINARY_ON_REQUEST = ("verl_ext.reward_fns.string_composition",)
 
 
-def install(verl_config_module: ModuleType) -> None:
-    """Runs :func:`check` before ``verl.utils.config.validate_config``."""
-    validate_config = verl_config_module.validate_config
+def check_and_prepare(config: DictConfig) -> None:
+    """Checks the configuration, then builds and sets what the run needs from us.
 
-    @functools.wraps(validate_config)
-    def checked(config: DictConfig, *args: Any, **kwargs: Any) -> Any:
-        check(config)
-        toy.provide(config)
-        machine.prepare(config)
-        return validate_config(config, *args, **kwargs)
-
-    verl_config_module.validate_config = checked  # type: ignore[attr-defined]
+    Raises:
+        SettingsError: see :func:`check`.
+    """
+    check(config)
+    toy.provide(config)
+    machine.prepare(config)
 
 
 def check(config: DictConfig) -> None:

@@ -4,8 +4,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.toy import world
-
 RESOLVER = "verl_ext_toy"
 DEFAULT_VARIANT = "w_reinforce"
 
@@ -16,6 +14,8 @@ def register_resolver() -> None:
 
 
 def _path(part: str, *, _root_: Any) -> str:
+    from verl_ext.toy import world
+
     return str(getattr(world.paths(variant(_root_)), part))
 
 
@@ -36,6 +36,8 @@ def in_use(config: DictConfig) -> bool:
 def provide(config: DictConfig) -> None:
     """Builds the toy world unless the cache has it."""
     if in_use(config):
+        from verl_ext.toy import world
+
         world.ensure(variant(config), cache_dir=None, progress=True)
 
 
