@@ -1,10 +1,10 @@
-"""String composition: the 25 functions."""
+"""String composition: the 25 functions, the answer parser and the score."""
 
 import random
 
 import pytest
 
-from verl_ext.reward_fns.string_composition import apply
+from verl_ext.reward_fns.string_composition import apply, compute_score
 from verl_ext.reward_fns.string_functions import FUNCTIONS, func_7, func_20
 
 # Values that the authors' own functions return (spec sheet, section 11), not this code's output.
@@ -111,3 +111,82 @@ def test_unknown_function_is_refused_by_number(func_id):
 def test_wrong_parameters_are_refused_by_function(func_id, params, message):
     with pytest.raises(ValueError, match=message):
         apply(func_id, "abc", *params)
+
+
+PARSER_ROWS = [  # the authors' parser on these, spec sheet section 11
+    ('foo {"output": "abc"}', "abc", 1),
+    ('set {a,b} then {"output":"abc"}', "abc", 1),
+    ('open { brace then {"output":"abc"}', "abc", -1),
+    ('{"output":"abc"} also {note}', "abc", -1),
+    ('{"output": 123}', "123", 0),
+    ('{"answer":"abc"}', "abc", -1),
+    ("{'output': 'abc'}", "abc", -1),
+    ('```json\n{"output": "abc"}', "abc", -1),
+    ('{"output": "a}b"}', "a}b", -1),
+    (r"\boxed{\{" + '"output": "abc"' + r"\}}", "abc", 1),
+    ('{"output":"x"} and then {"output":"abc"}', "abc", 1),
+]
+
+ADVERSARIAL_ROWS = [
+    ("", "abc", -1),
+    ("abc", "abc", -1),  # right, but not in the format
+    ('{"output": "abc"', "abc", -1),  # truncated
+    ('{"output": "abd"}', "abc", 0),
+    ('{"output": "abc "}', "abc", 0),  # exact equality, no stripping
+    ('{"output": "ABC"}', "abc", 0),
+    ('{"output":"abc"} ... {"output":"x"}', "abc", 0),  # the last one counts
+    ('{"output": ["abc"]}', "abc", 0),
+    ('{"output": {"output": "abc"}}', "abc", 0),
+    ('{"output": null}', "abc", 0),  # an answer, a wrong one
+    ('{"output": true}', "True", 0),
+    ('{"output": ""}', "", 1),
+    ("", "", -1),
+    ('["output", "abc"]', "abc", -1),
+    ('```json\n{"output": "abc"}\n```', "abc", 1),
+    ('```json\n{"output": "a}b"}\n```', "a}b", 1),  # inside a fence braces are not counted
+    ('```json\n{"output": "x"}\n```\n```json\n{"output": "abc"}\n```', "abc", 1),
+    ('```json\n{"output": "abc"}\n```\n```json\n{"output": "ab', "abc", -1),
+    ('```json\nabc\n```  {"output": "abc"}', "abc", -1),  # the fence is the answer
+    ('```json\n["output"]\n```', "abc", -1),
+    ('{"output":\n"abc"\n}', "abc", 1),
+    ('{"output": "«a»_é"}', "«a»_é", 1),
+    (r'{"output": "\u00abab\u00bb"}', "«ab»", 1),
+    (r"\{" + '"output": "abc"' + r"\}", "abc", 1),  # unescaped: the last backslash is in the block
+    ("{" * 100_000, "abc", -1),
+    ('{"output":' * 20_000 + "1" + "}" * 20_000, "abc", -1),
+    ('{"output": ' + "9" * 5000 + "}", "abc", -1),  # beyond Python's limit for integers
+    ("}" * 10 + '{"output": "abc"}', "abc", 1),
+]
+
+
+@pytest.mark.parametrize(("response", "truth", "score"), PARSER_ROWS + ADVERSARIAL_ROWS)
+def test_response_is_scored_as_the_authors_score_it(response, truth, score):
+    result = compute_score("string_composition", response, truth, {})
+    assert result == {"score": score, "acc": float(score == 1), "parsed": float(score >= 0)}
+
+
+@pytest.mark.parametrize(("response", "truth", "score"), PARSER_ROWS + ADVERSARIAL_ROWS)
+def test_binary_score_has_no_penalty_and_the_same_accuracy(response, truth, score):
+    result = compute_score("string_composition", response, truth, binary=True)
+    assert result == {"score": max(score, 0), "acc": max(score, 0), "parsed": float(score >= 0)}
+
+
+def test_keywords_that_verl_adds_are_accepted_and_all_others_refused():
+    added = {"reward_router_address": "host:1", "reward_model_tokenizer": None}
+    assert compute_score("s", '{"output": "a"}', "a", None, **added)["score"] == 1
+    with pytest.raises(ValueError, match=r"unknown reward_kwargs entry 'binray'.*'binary'"):
+        compute_score("s", "x", "a", binray=True)
+    with pytest.raises(ValueError, match="binary must be true or false, got 'yes'"):
+        compute_score("s", "x", "a", binary="yes")
+
+
+def test_ground_truth_that_is_no_string_is_refused():
+    with pytest.raises(ValueError, match="ground_truth must be a string, got 3"):
+        compute_score("s", '{"output": 3}', 3)
+
+
+def test_verl_loads_the_reward_by_its_package_path():
+    import_utils = pytest.importorskip("verl.utils.import_utils")
+    path = "pkg://verl_ext.reward_fns.string_composition"
+    loaded = import_utils.load_extern_object(module_path=path, object_name="compute_score")
+    assert loaded is compute_score
