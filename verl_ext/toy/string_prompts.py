@@ -10,7 +10,8 @@ authors' follow a Python set and change with PYTHONHASHSEED.
 import inspect
 
 from verl_ext.reward_fns.string_functions import FUNCTIONS
-from verl_ext.toy.string_programs import Call, Concat, Expr, Input, Literal, Method, Program, nodes
+from verl_ext.toy.string_expressions import function_ids, source
+from verl_ext.toy.string_programs import Program
 
 DEFINITIONS = ("none", "used", "all")
 
@@ -23,24 +24,6 @@ QUESTION = """Here is a Python program:
 Without running or writing code, work out what `main_solution("{text}")` returns. Think step by \
 step, then give the final answer in json, with the returned string as its value: \
 {{"output": "<returned string>"}}"""
-
-
-def source(expr: Expr) -> str:
-    """Returns the expression as Python text."""
-    match expr:
-        case Input():
-            return "x"
-        case Literal(text):
-            return repr(text)
-        case Concat(left, right):
-            return f"({source(left)} + {source(right)})"
-        case Method(name, arg):
-            return f"({source(arg)}).{name}()"
-        case Call(func_id, arg, None):
-            return f"func_{func_id}({source(arg)})"
-        case Call(func_id, arg, extra):
-            second = repr(extra) if isinstance(extra, int | str) else source(extra)
-            return f"func_{func_id}({source(arg)}, {second})"
 
 
 def program_text(program: Program, *, definitions: str = "none") -> str:
@@ -56,9 +39,7 @@ def program_text(program: Program, *, definitions: str = "none") -> str:
     """
     if definitions not in DEFINITIONS:
         raise ValueError(f"definitions must be one of {DEFINITIONS}, got {definitions!r}")
-    shown = set(FUNCTIONS) if definitions == "all" else set()
-    if definitions == "used":
-        shown = {node.func_id for node in nodes(program.expr) if isinstance(node, Call)}
+    shown = {"none": set(), "used": function_ids(program.expr), "all": set(FUNCTIONS)}[definitions]
     parts = [inspect.getsource(FUNCTIONS[k]).rstrip() for k in sorted(shown)]
     return "\n\n\n".join([*parts, f"def main_solution(x):\n    return {source(program.expr)}"])
 
