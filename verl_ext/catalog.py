@@ -41,7 +41,7 @@ class Paper:
         needs: what it asks of the run, in words.
     """
 
-        title: str
+    title: str
     url: str
     summary: str
     needs: str = ""

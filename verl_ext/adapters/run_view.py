@@ -105,14 +105,13 @@ class WorkerLogs:
         import ray._private.worker as ray_worker
         from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
 
-        printed = ray_worker._worker_logs_enabled
+        # Off for good: processes go on printing while Ray shuts down, after the run's report.
         ray_worker._worker_logs_enabled = False
         dispatcher.add_handler("verl_ext", self.receive)
         try:
             yield
         finally:
             dispatcher.remove_handler("verl_ext")
-            ray_worker._worker_logs_enabled = printed
 
     def receive(self, batch: dict[str, Any]) -> None:
         """Handles lines of one process: ``{"pid", "actor_name", "lines", ...}``."""
@@ -165,7 +164,8 @@ class ProgressBar:
         ) as bar:
             while not self._stop.wait(0.5):
                 self._advance(bar)
-                bar.refresh()
+                if sys.stderr.isatty():  # the clock goes on; a log file wants no line for that
+                    bar.refresh()
             self._advance(bar)
 
     def _advance(self, bar: Any) -> None:
