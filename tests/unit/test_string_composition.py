@@ -131,7 +131,7 @@ PARSER_ROWS = [  # the authors' parser on these, spec sheet section 11
     ('{"output":"x"} and then {"output":"abc"}', "abc", 1),
 ]
 
-ADVERSARIAL_ROWS = [
+ADVERSARIAL_ROWS = [  # ours: derived from the documented rules, not run through the authors' code
     ("", "abc", -1),
     ("abc", "abc", -1),  # right, but not in the format
     ('{"output": "abc"', "abc", -1),  # truncated
@@ -165,7 +165,7 @@ ADVERSARIAL_ROWS = [
 
 
 @pytest.mark.parametrize(("response", "truth", "score"), PARSER_ROWS + ADVERSARIAL_ROWS)
-def test_response_is_scored_as_the_authors_score_it(response, truth, score):
+def test_response_has_the_score_in_the_table(response, truth, score):
     result = compute_score("string_composition", response, truth, {})
     assert result == {"score": score, "acc": float(score == 1), "parsed": float(score >= 0)}
 
