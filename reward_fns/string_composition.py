@@ -77,7 +77,7 @@ def compute_score(
 
     Deviations: none in the scores; see :func:`extract_answer` for the parser.
     """
-    for name in kw.keys() - {"reward_router_address", "reward_model_tokenizer"}:
+    for name in sorted(kw.keys() - {"reward_router_address", "reward_model_tokenizer"}):
         near = difflib.get_close_matches(name, ["binary"], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown reward_kwargs entry {name!r}; allowed: 'binary'{hint}")

@@ -84,6 +84,10 @@ def test_every_function_takes_an_empty_text_and_a_long_one():
         assert isinstance(apply(func_id, "ab" * 5000, *params.get(func_id, ())), str)
 
 
+def test_recursive_interlace_does_not_reach_pythons_recursion_limit():
+    assert apply(20, "a" * 5000, "b" * 5000) == "ab" * 5000
+
+
 def test_recursive_interlace_as_shown_equals_the_one_that_runs():
     rng = random.Random(0)
     for _ in range(200):
@@ -127,7 +131,7 @@ PARSER_ROWS = [  # the authors' parser on these, spec sheet section 11
     ('{"output":"x"} and then {"output":"abc"}', "abc", 1),
 ]
 
-ADVERSARIAL_ROWS = [
+ADVERSARIAL_ROWS = [  # ours: derived from the documented rules, not run through the authors' code
     ("", "abc", -1),
     ("abc", "abc", -1),  # right, but not in the format
     ('{"output": "abc"', "abc", -1),  # truncated
@@ -149,6 +153,7 @@ ADVERSARIAL_ROWS = [
     ('```json\nabc\n```  {"output": "abc"}', "abc", -1),  # the fence is the answer
     ('```json\n["output"]\n```', "abc", -1),
     ('{"output":\n"abc"\n}', "abc", 1),
+    ('{"output": "ab\nc"}', "abc", 1),  # newlines are deleted, inside strings too
     ('{"output": "«a»_é"}', "«a»_é", 1),
     (r'{"output": "\u00abab\u00bb"}', "«ab»", 1),
     (r"\{" + '"output": "abc"' + r"\}", "abc", 1),  # unescaped: the last backslash is in the block
@@ -160,7 +165,7 @@ ADVERSARIAL_ROWS = [
 
 
 @pytest.mark.parametrize(("response", "truth", "score"), PARSER_ROWS + ADVERSARIAL_ROWS)
-def test_response_is_scored_as_the_authors_score_it(response, truth, score):
+def test_response_has_the_score_in_the_table(response, truth, score):
     result = compute_score("string_composition", response, truth, {})
     assert result == {"score": score, "acc": float(score == 1), "parsed": float(score >= 0)}
 

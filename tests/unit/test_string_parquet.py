@@ -12,7 +12,7 @@ import pytest
 
 from verl_ext.cli import toy
 from verl_ext.reward_fns.string_composition import compute_score
-from verl_ext.toy import string_parquet
+from verl_ext.toy import string_parquet, string_programs
 from verl_ext.toy.string_parquet import DATA_SOURCE, HELD_OUT, SCHEMA, Layout, write_parquet
 from verl_ext.toy.string_programs import EVAL_FUNCTIONS, TRAIN_FUNCTIONS, ProgramOptions
 
@@ -66,8 +66,13 @@ def test_ground_truth_scores_1_and_anything_else_0(tmp_path):
         assert compute_score(row["data_source"], wrong, truth, row["extra_info"])["score"] == 0
 
 
-def test_no_training_row_repeats_a_validation_problem(tmp_path):
-    paths = write_parquet(tmp_path, train_rows=3000, val_rows_per_level=200, levels=(1, 2))
+def test_no_training_row_repeats_a_validation_problem(tmp_path, monkeypatch):
+    # Three-letter words of a and b: so few problems that independent draws would collide for sure.
+    short = lambda rng, shortest, longest: "".join(rng.choices("ab", k=3))  # noqa: E731
+    monkeypatch.setattr(string_programs, "_letters", short)
+    paths = write_parquet(
+        tmp_path, train_rows=150, train_levels=(1,), val_rows_per_level=60, levels=(1,)
+    )
 
     def problems(path):
         for row in rows(path):
@@ -77,7 +82,8 @@ def test_no_training_row_repeats_a_validation_problem(tmp_path):
 
     train, val = list(problems(paths["train"])), set(problems(paths["val"]))
     assert not set(train) & val
-    assert len({program for program, _ in train}) == 3000  # one row per expression
+    assert len({program for program, _ in train}) == 150  # one row per expression
+    assert {program for program, _ in train} & {program for program, _ in val}  # another input
 
 
 def test_level_1_training_still_shows_every_function_on_x(tmp_path):

@@ -32,7 +32,7 @@ def program_text(program: Program, *, definitions: str = "none") -> str:
     Args:
         program: the program.
         definitions: "none" (stage 2: names only), "used" (stage 1: those of the functions that
-            occur, as the authors show them) or "all" (all 25, about 1,800 tokens).
+            occur, as the authors show them) or "all" (all 25; a prompt of about 4,400 characters).
 
     Raises:
         ValueError: definitions is none of these.
