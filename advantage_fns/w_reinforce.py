@@ -57,9 +57,13 @@ def w_reinforce(
         wrong = outcomes[~(correct | (outcomes == 0))].unique().tolist()
         raise ValueError(
             f"outcomes must be 0 or 1, got {wrong[:5]}: use a reward function that gives 0 or 1 "
-            "(for string_composition: reward_kwargs.binary=true)"
+            "(string_composition's official scores are -1, 0 and 1; add "
+            "reward.custom_reward_function.reward_kwargs.binary=true)"
         )
-    # 0 − μ rather than −μ: with μ = 0 the advantage is +0.0.
-    scores = torch.where(correct, positive_weight, 0.0 - negative_weight).to(outcomes.dtype)
+    # In the rewards' dtype from the start, or float64 would get λ rounded to float32.
+    # 0 + λ and 0 − μ: a weight of 0, of either sign, gives the advantage +0.0.
+    positive = outcomes.new_tensor(0.0 + positive_weight)
+    negative = outcomes.new_tensor(0.0 - negative_weight)
+    scores = torch.where(correct, positive, negative)
     advantages = spread_over_tokens(scores, response_mask)
     return advantages, advantages

@@ -9,8 +9,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
+@torch.no_grad()
 def pass_at_k(
-    correct: Shaped[Tensor, " prompts"], n: int, k: int
+    correct_counts: Shaped[Tensor, " prompts"], n: int, k: int
 ) -> Float[Tensor, " prompts"]:
     """The unbiased estimate 1 − C(n−c, k) / C(n, k) for each prompt.
 
@@ -18,25 +19,33 @@ def pass_at_k(
     n − c < k.
 
     Args:
-        correct: c, correct samples of each prompt, 0 ≤ c ≤ n.
+        correct_counts: c, correct samples of each prompt, 0 ≤ c ≤ n, whole numbers.
         n: samples of each prompt.
-        k: samples one may draw, 1 ≤ k ≤ n.
+        k: samples one may draw, without replacement; 1 ≤ k ≤ n.
 
     Returns:
         Estimates in [0, 1], float64.
 
     Raises:
-        ValueError: k is outside 1..n, or a count outside 0..n.
+        ValueError: k is outside 1..n, or a count is no whole number from 0 to n.
+
+    Degenerate: no prompts give an empty tensor; k = n is 1 where anything was correct, else 0.
+
+    Deviations: none.
     """
     if not 1 <= k <= n:
-        raise ValueError(f"k must be between 1 and n={n}, got {k}")
-    if torch.any((correct < 0) | (correct > n)):
-        raise ValueError(f"correct counts must be between 0 and n={n}, got {correct.tolist()}")
-    drawn = torch.arange(k, dtype=torch.float64, device=correct.device)
-    wrong = (n - correct.double()).unsqueeze(-1)
-    return 1 - ((wrong - drawn).clamp(min=0) / (n - drawn)).prod(-1)
+        raise ValueError(f"k must be between 1 and n={n}, got {k}: draw at least k samples a prompt")
+    counts = correct_counts.double()
+    valid = (counts >= 0) & (counts <= n) & (counts == counts.round())
+    if not torch.all(valid):
+        wrong = counts[~valid].unique().tolist()[:5]
+        raise ValueError(f"correct counts must be whole numbers from 0 to n={n}, got {wrong}")
+    drawn = torch.arange(k, dtype=torch.float64, device=counts.device)
+    wrong_left = ((n - counts).unsqueeze(-1) - drawn).clamp(min=0)
+    return 1 - (wrong_left / (n - drawn)).prod(-1)
 
 
+@torch.no_grad()
 def pass_at_k_curve(outcomes: Shaped[Tensor, "prompts n"]) -> Float[Tensor, " n"]:
     """Mean pass@k over the prompts for k = 1 .. n.
 
@@ -47,12 +56,14 @@ def pass_at_k_curve(outcomes: Shaped[Tensor, "prompts n"]) -> Float[Tensor, " n"
         pass@1 (the mean accuracy), …, pass@n; never decreasing; float64.
 
     Raises:
-        ValueError: an outcome is neither 0 nor 1, or there are no outcomes.
+        ValueError: there are no outcomes, or one is neither 0 nor 1.
+
+    Deviations: none.
     """
     if outcomes.numel() == 0:
-        raise ValueError("pass@k of no outcomes")
+        raise ValueError(f"pass@k needs at least one outcome, got shape {tuple(outcomes.shape)}")
     if not torch.all((outcomes == 0) | (outcomes == 1)):
         raise ValueError(f"outcomes must be 0 or 1, got {outcomes.unique().tolist()[:5]}")
     n = outcomes.shape[-1]
-    correct = outcomes.sum(-1)
-    return torch.stack([pass_at_k(correct, n, k).mean() for k in range(1, n + 1)])
+    counts = outcomes.double().sum(-1)
+    return torch.stack([pass_at_k(counts, n, k).mean() for k in range(1, n + 1)])
