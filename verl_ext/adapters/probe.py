@@ -1,7 +1,5 @@
 """What verl-ext has registered in this process; `verl-ext doctor` asks the driver and a Ray worker."""
 
-import importlib
-import importlib.util
 import traceback
 from dataclasses import dataclass, field
 

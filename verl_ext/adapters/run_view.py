@@ -27,6 +27,8 @@ LOG_FILE = "verl.log"
 PICTURE = "run.png"
 STEP_LINE = re.compile(r"^step:\d+ - ")
 LAST_WORDS = 30  # lines shown of a process that failed
+# Set when the driver has checked the configuration and built what the run needs: the bar begins.
+READY = threading.Event()
 TROUBLE = re.compile(r"Traceback|Error\b|Exception\b")
 
 
@@ -155,6 +157,9 @@ class ProgressBar:
             thread.join()
 
     def _run(self) -> None:
+        while not READY.wait(0.2):
+            if self._stop.is_set():
+                return  # refused before it began
         with tqdm(
             total=self._total,
             unit="step",

@@ -16,7 +16,7 @@ def register_resolver() -> None:
 def _path(part: str, *, _root_: Any) -> str:
     from verl_ext.toy import world
 
-    return str(getattr(world.paths(variant(_root_)), part))
+    return str(getattr(world.world_at(world.path_of(variant(_root_))), part))
 
 
 def variant(config: DictConfig) -> str:
@@ -39,5 +39,3 @@ def provide(config: DictConfig) -> None:
         from verl_ext.toy import world
 
         world.ensure(variant(config), cache_dir=None, progress=True)
-
-
