@@ -19,7 +19,9 @@ def enumerated(correct, n, k):
 def test_every_estimate_equals_the_enumeration_of_all_subsets(n):
     counts = torch.arange(n + 1)
     for k in range(1, n + 1):
-        exact = torch.tensor([float(enumerated(c, n, k)) for c in range(n + 1)], dtype=torch.float64)
+        exact = torch.tensor(
+            [float(enumerated(c, n, k)) for c in range(n + 1)], dtype=torch.float64
+        )
         torch.testing.assert_close(pass_at_k(counts, n, k), exact)
 
 

@@ -20,9 +20,7 @@ REWARDS = torch.tensor([[0, 0, 1.0, 0], [0, 0, 0, 0], [0, 0, 0, 1.0]])
     ],
 )
 def test_each_method_of_the_paper_weighs_right_and_wrong(positive, negative, by_row):
-    advantages, _ = w_reinforce(
-        REWARDS, MASK, positive_weight=positive, negative_weight=negative
-    )
+    advantages, _ = w_reinforce(REWARDS, MASK, positive_weight=positive, negative_weight=negative)
     assert torch.equal(advantages, torch.tensor(by_row).unsqueeze(-1) * MASK)
 
 
@@ -77,11 +75,11 @@ def test_a_weight_is_exact_in_float64():
     assert advantages[0, 0].item() == 0.1  # 0.10000000149 had it passed through float32
 
 
-@pytest.mark.parametrize(("positive", "negative"), [(1.0, 0.0), (1.0, -0.0), (0.0, 1.0), (-0.0, 1)])
+@pytest.mark.parametrize(
+    ("positive", "negative"), [(1.0, 0.0), (1.0, -0.0), (0.0, 1.0), (-0.0, 1.0)]
+)
 def test_no_zero_carries_a_minus_sign(positive, negative):
-    advantages, _ = w_reinforce(
-        REWARDS, MASK, positive_weight=positive, negative_weight=negative
-    )
+    advantages, _ = w_reinforce(REWARDS, MASK, positive_weight=positive, negative_weight=negative)
     assert not torch.signbit(advantages[advantages == 0]).any()
 
 
@@ -113,7 +111,7 @@ def test_a_weight_that_is_negative_or_not_finite_is_refused(name, weight):
 
 def test_two_weights_of_zero_are_refused():
     with pytest.raises(ValueError, match="both 0"):
-        w_reinforce(REWARDS, MASK, positive_weight=0, negative_weight=0)
+        w_reinforce(REWARDS, MASK, positive_weight=0.0, negative_weight=0.0)
 
 
 def _logit_step(positive, negative, reward):

@@ -29,9 +29,7 @@ def test_rows_of_zero_advantage_are_left_out_and_the_others_kept_whole():
     [pytest.param(1.0, 0.0, [0, 2], id="psr"), pytest.param(0.0, 1.0, [1], id="nsr")],
 )
 def test_the_token_mean_equals_that_of_the_batch_without_the_rows(positive, negative, rows):
-    advantages, _ = w_reinforce(
-        REWARDS, MASK, positive_weight=positive, negative_weight=negative
-    )
+    advantages, _ = w_reinforce(REWARDS, MASK, positive_weight=positive, negative_weight=negative)
     kept = keep_mask(advantages, MASK)
     shortened = token_mean((-advantages * LOSSES)[rows], MASK[rows])
     assert torch.equal(weighted_loss(advantages, kept), shortened)
@@ -39,8 +37,8 @@ def test_the_token_mean_equals_that_of_the_batch_without_the_rows(positive, nega
 
 def test_without_the_mask_the_scale_depends_on_the_accuracy():
     # 3 + 2 + 4 tokens; PSR keeps the right rows' 7, NSR the wrong row's 2. Every −A·x sums to ∓x.
-    psr, _ = w_reinforce(REWARDS, MASK, positive_weight=1, negative_weight=0)
-    nsr, _ = w_reinforce(REWARDS, MASK, positive_weight=0, negative_weight=1)
+    psr, _ = w_reinforce(REWARDS, MASK, positive_weight=1.0, negative_weight=0.0)
+    nsr, _ = w_reinforce(REWARDS, MASK, positive_weight=0.0, negative_weight=1.0)
     right, wrong = 1 + 2 + 4 + 32 + 64 + 128 + 256, 8 + 16
     assert weighted_loss(psr, MASK) == torch.tensor(-right / 9)
     assert weighted_loss(psr, keep_mask(psr, MASK)) == torch.tensor(-right / 7)
@@ -53,7 +51,7 @@ def test_with_the_mask_a_unit_loss_is_one_at_any_accuracy(correct):
     rewards = torch.zeros(4, 1)
     rewards[:correct] = 1
     mask = torch.ones(4, 1)
-    advantages, _ = w_reinforce(rewards, mask, positive_weight=1, negative_weight=0)
+    advantages, _ = w_reinforce(rewards, mask, positive_weight=1.0, negative_weight=0.0)
     assert token_mean(advantages, keep_mask(advantages, mask)) == 1
     assert token_mean(advantages, mask) == correct / 4
 

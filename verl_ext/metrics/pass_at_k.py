@@ -34,7 +34,9 @@ def pass_at_k(
     Deviations: none.
     """
     if not 1 <= k <= n:
-        raise ValueError(f"k must be between 1 and n={n}, got {k}: draw at least k samples a prompt")
+        raise ValueError(
+            f"k must be between 1 and n={n}, got {k}: draw at least k samples a prompt"
+        )
     counts = correct_counts.double()
     valid = (counts >= 0) & (counts <= n) & (counts == counts.round())
     if not torch.all(valid):
