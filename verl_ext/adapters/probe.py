@@ -1,4 +1,4 @@
-"""What verl-ext has registered in this process; `verl-ext doctor` asks the driver and a Ray worker."""
+"""What verl-ext has registered in a process; `verl-ext doctor` asks driver and Ray worker."""
 
 import traceback
 from dataclasses import dataclass, field
