@@ -152,7 +152,10 @@ def _check_call(key: str, function: Callable[..., Any], arguments: Mapping[str, 
 
 
 def _check_toy(config: DictConfig) -> None:
-    if not HydraConfig.initialized() or toy.in_use(config):
+    if toy.in_use(config):
+        toy.check(config)
+        return
+    if not HydraConfig.initialized():
         return
     for override in HydraConfig.get().overrides.task:
         if override.lstrip("+").startswith("algorithm.verl_ext.toy="):
@@ -173,6 +176,8 @@ def _check_packages(config: DictConfig) -> None:
 def _refuse_unknown(key: str, given: Iterable[str], valid: Iterable[str]) -> None:
     valid = list(valid)
     for name in given:
+        if not valid:
+            raise SettingsError(f"{key}: unknown '{name}'; it takes no settings: {key}={{}}")
         if name not in valid:
             raise SettingsError(
                 f"{key}: unknown '{name}', did you mean '{nearest(str(name), valid)}'? "

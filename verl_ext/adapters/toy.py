@@ -4,6 +4,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_ext.adapters.errors import SettingsError
+
 RESOLVER = "verl_ext_toy"
 DEFAULT_VARIANT = "w_reinforce"
 
@@ -31,6 +33,20 @@ def in_use(config: DictConfig) -> bool:
         OmegaConf.to_container(config.actor_rollout_ref.model, resolve=False).get("path"),
     )
     return any(f"${{{RESOLVER}:" in str(value) for value in raw)
+
+
+def check(config: DictConfig) -> None:
+    """Refuses a variant that does not exist.
+
+    Raises:
+        SettingsError: names the nearest variant.
+    """
+    from verl_ext.toy import world
+
+    try:
+        world.recipe_of(variant(config))
+    except ValueError as error:
+        raise SettingsError(f"algorithm.verl_ext.toy: {error}") from error
 
 
 def provide(config: DictConfig) -> None:
