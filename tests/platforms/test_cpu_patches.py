@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import verl  # loads the plugin  # noqa: F401
+import verl  # loads the plugin
 from verl.plugin.platform import get_platform
 from verl.plugin.platform.platform_manager import PlatformRegistry
 
