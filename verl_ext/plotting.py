@@ -6,6 +6,7 @@ Draws on matplotlib figures of its own, so nothing global changes and no display
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -19,7 +20,7 @@ from verl_ext.run_log import REWARD, RunLog, Series
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY = "#6B7280"
 TRAINING = {  # metric -> title and unit of its panel
-    REWARD: ("training reward", "mean per response"),
+    REWARD: ("training reward", "mean over responses"),
     "actor/entropy": ("entropy", "nats per token"),
     "response_length/mean": ("response length", "tokens"),
 }
@@ -38,14 +39,18 @@ STYLE: dict[str, Any] = {
     "grid.color": "#E5E7EB",
     "grid.linewidth": 0.8,
     "lines.linewidth": 1.9,
+    "lines.markersize": 3.5,
     "lines.solid_capstyle": "round",
     "text.color": "#111827",
     "xtick.color": GREY,
     "ytick.color": GREY,
 }
 PANEL = (4.6, 3.1)  # inches
+DPI = 150
+LINE_HEIGHT = 0.075  # of a label, in heights of a panel
 
 
+@matplotlib.rc_context(STYLE)
 def draw_run(log: RunLog, path: str | Path, title: str) -> None:
     """Writes a PNG with the course of one run; says on stdout which metrics it lacks.
 
@@ -57,10 +62,10 @@ def draw_run(log: RunLog, path: str | Path, title: str) -> None:
     Raises:
         ValueError: the run logged none of the metrics.
     """
-    with matplotlib.rc_context(STYLE):
-        run_figure(log, title).savefig(path, format="png", dpi=150)
+    run_figure(log, title).savefig(path, format="png", dpi=DPI)
 
 
+@matplotlib.rc_context(STYLE)
 def draw_comparison(logs: Sequence[RunLog], labels: Sequence[str], path: str | Path) -> None:
     """Writes a PNG with pass@k of the last validation of each run, and before training.
 
@@ -72,10 +77,10 @@ def draw_comparison(logs: Sequence[RunLog], labels: Sequence[str], path: str | P
     Raises:
         ValueError: no runs, not one label per run, or no run measured pass@k.
     """
-    with matplotlib.rc_context(STYLE):
-        comparison_figure(logs, labels).savefig(path, format="png", dpi=150)
+    comparison_figure(logs, labels).savefig(path, format="png", dpi=DPI)
 
 
+@matplotlib.rc_context(STYLE)
 def run_figure(log: RunLog, title: str) -> Figure:
     """The figure that :func:`draw_run` writes: reward, validation, entropy, response length."""
     present = [metric for metric in TRAINING if _drawable(log.series.get(metric))]
@@ -99,6 +104,7 @@ def run_figure(log: RunLog, title: str) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def comparison_figure(logs: Sequence[RunLog], labels: Sequence[str]) -> Figure:
     """The figure that :func:`draw_comparison` writes: a panel for each data source."""
     if not logs or len(logs) != len(labels):
@@ -112,8 +118,14 @@ def comparison_figure(logs: Sequence[RunLog], labels: Sequence[str]) -> Figure:
     figure, panels = _grid(len(sources))
     for axes, source in zip(panels, sources, strict=True):
         _comparison_panel(axes, source, logs, labels)
-    steps = sorted({log.last_step for log in logs})
-    _headline(figure, "pass@k", f"after {' / '.join(map(str, steps))} steps of training")
+    curves = [curve for log in logs for name in sources for curve in log.pass_at_k(name).values()]
+    steps = sorted({curve.steps[-1] for curve in curves})
+    largest = max(max(log.pass_at_k(name), default=1) for log in logs for name in sources)
+    _headline(
+        figure,
+        f"pass@k for k = 1 … {largest}",
+        f"after {' / '.join(map(str, steps))} steps of training",
+    )
     return figure
 
 
@@ -122,11 +134,12 @@ def _validation_panel(axes: Axes, source: str, curves: dict[str, Series]) -> Non
     marks = []
     for index, (label, series) in enumerate(curves.items()):
         colour = shades(0.75 * index / max(len(curves) - 1, 1))
-        axes.plot(series.steps, series.values, color=colour, marker="o", markersize=3, label=label)
+        axes.plot(series.steps, series.values, color=colour, marker="o", clip_on=False, label=label)
         marks.append((series.values[-1], f"{label}  {_before_after(series)}", colour))
     axes.set_ylim(0, 1)
     axes.set_title(f"validation: {source}")
     axes.set_xlabel("training step")
+    axes.set_ylabel("share solved" if "pass@1" in curves else "")
     _end_labels(axes, marks)
 
 
@@ -134,9 +147,10 @@ def _training_panel(axes: Axes, metric: str, series: Series) -> None:
     title, unit = TRAINING[metric]
     colour = COLOURS[list(TRAINING).index(metric)]
     axes.plot(series.steps, series.values, color=colour, label=metric)
-    axes.set_title(f"{title}, {unit}")
+    axes.set_title(title)
     axes.set_title(_before_after(series), loc="right", color=colour)
     axes.set_xlabel("training step")
+    axes.set_ylabel(unit)
     axes.margins(y=0.15)
 
 
@@ -188,15 +202,8 @@ def _headline(figure: Figure, title: str, rest: str) -> None:
 
 def _end_labels(axes: Axes, marks: list[tuple[float, str, Any]]) -> None:
     """Writes each line's label right of its end, moved apart where they would overlap."""
-    gap = 0.075  # in axes heights: one line of text
-    ordered = sorted(marks, key=lambda mark: mark[0])
-    heights = [0.0 if math.isnan(value) else value for value, _, _ in ordered]
-    for index in range(1, len(heights)):
-        heights[index] = max(heights[index], heights[index - 1] + gap)
-    ceiling = 1.0
-    for index in reversed(range(len(heights))):
-        heights[index] = min(heights[index], ceiling)
-        ceiling = heights[index] - gap
+    ordered = sorted((mark for mark in marks if math.isfinite(mark[0])), key=lambda mark: mark[0])
+    heights = _spread([value for value, _, _ in ordered])
     for height, (_, text, colour) in zip(heights, ordered, strict=True):
         axes.annotate(
             text,
@@ -208,6 +215,18 @@ def _end_labels(axes: Axes, marks: list[tuple[float, str, Any]]) -> None:
             fontsize=8.5,
             va="center",
         )
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """The heights nearest to ascending ``values`` that keep LINE_HEIGHT between neighbours."""
+    # In v_i - i·LINE_HEIGHT "far enough apart" is "not descending": pool neighbours that descend.
+    pools: list[list[float]] = []
+    for index, value in enumerate(values):
+        pools.append([value - index * LINE_HEIGHT])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    levels = [fmean(pool) for pool in pools for _ in pool]
+    return [level + index * LINE_HEIGHT for index, level in enumerate(levels)]
 
 
 def _before_after(series: Series) -> str:

@@ -35,9 +35,15 @@ def lines() -> list[str]:
             text += _entry(name, plugin.summary, [*_facts(plugin), *used])
     text += ["", "Where and on what (a +scale brings its task: replace it with task=, no plus)"]
     text += [
-        f"{'':{INDENT}}+{group}= {', '.join(overlays.names(group))}" for group in ("scale", "task")
+        f"{'':{INDENT}}+{group}= {', '.join(sorted(overlays.names(group), key=_by_size))}"
+        for group in ("scale", "task")
     ]
     return text
+
+
+def _by_size(name: str) -> tuple[str, int]:
+    letters = name.rstrip("0123456789")
+    return letters, int(name[len(letters) :] or 0)  # gpu8 before gpu64
 
 
 def _facts(entry: Any) -> list[tuple[str, str]]:
