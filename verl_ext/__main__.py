@@ -1,0 +1,8 @@
+"""``python -m verl_ext`` is the command ``verl-ext``."""
+
+import sys
+
+from verl_ext.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
