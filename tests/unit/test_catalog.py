@@ -4,7 +4,6 @@ import pytest
 
 from verl_ext import overlays
 from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS
-from verl_ext.cli import list as list_command
 from verl_ext.cli.main import COMMANDS, main
 
 PLUGINS = {**ADVANTAGES, **MASKS}
@@ -41,16 +40,6 @@ def test_every_entry_names_its_paper(entry):
     assert entry.title
     assert entry.url.startswith("https://")
     assert entry.summary
-
-
-def test_the_list_shows_every_entry_with_its_line_to_type(capsys):
-    assert main(["list"]) == 0
-    out = capsys.readouterr().out
-    for name, entry in {**PLUGINS, **PAPERS}.items():
-        assert f"\n  {name}\n" in out
-        assert f"type     {entry.line}\n" in out
-        assert entry.url in out
-    assert max(map(len, out.splitlines())) <= list_command.WIDTH + 4
 
 
 def test_the_module_is_the_command_too():
