@@ -1,8 +1,9 @@
 """The tiny Qwen3 of the toy world and its supervised warm-up.
 
-The warm-up corpus is deliberately careless: single functions are always demonstrated correctly,
-compositions only some of the time; otherwise the demonstration forgets one of the functions. So
-the model starts with the skills but composes unreliably, and reinforcement has something to do.
+The warm-up corpus is deliberately poor: single functions are demonstrated correctly, compositions
+mostly by a guess that often forgets one of the functions and only now and then by a worked solution
+that writes the intermediate word down first. So the model starts with the skills and with the means
+to compose them, but rarely uses it: showing the work is what reinforcement has to discover.
 """
 
 import math
@@ -48,7 +49,8 @@ class WarmupSpec:
         steps: AdamW updates; batch_size: demonstrations per update; lr: peak learning rate,
             warmed up over the first 5 % and brought to zero by a cosine;
         single_share: share of demonstrations of one function, the others show a pair;
-        careless_share: share of the pairs that are demonstrated with one function forgotten;
+        worked_share: share of the pairs that are demonstrated with the intermediate word;
+        careless_share: share of the other pairs that forget one of the functions;
         seed: of the weights, the order of the data and the carelessness;
         threads: CPU threads, a part of the recipe since their number decides the last bits.
     """
@@ -56,8 +58,9 @@ class WarmupSpec:
     steps: int = 550
     batch_size: int = 64
     lr: float = 3e-3
-    single_share: float = 0.3
-    careless_share: float = 0.4
+    single_share: float = 0.4
+    worked_share: float = 0.2
+    careless_share: float = 0.5
     seed: int = 0
     threads: int = 2
 
@@ -88,7 +91,7 @@ def model_config(spec: ModelSpec) -> "Qwen3Config":
 
 
 def demonstrations(task: TaskSpec, warmup: WarmupSpec) -> Iterator[tuple[Problem, str]]:
-    """Yields (problem, demonstrated answer) without end, a careless one now and then."""
+    """Yields (problem, demonstrated response) without end; see the module docstring."""
     rng = random.Random(warmup.seed)
     singles = stream(task, "toy_single", "warmup", rng)
     pairs = stream(task, "toy", "warmup", rng)
@@ -96,8 +99,11 @@ def demonstrations(task: TaskSpec, warmup: WarmupSpec) -> Iterator[tuple[Problem
         if rng.random() < warmup.single_share:
             problem = next(singles)
             yield problem, problem.answer
+            continue
+        problem = next(pairs)
+        if rng.random() < warmup.worked_share:
+            yield problem, problem.worked
         else:
-            problem = next(pairs)
             forget = rng.random() < warmup.careless_share
             skills = (rng.choice(problem.skills),) if forget else problem.skills
             yield problem, run(skills, problem.word)

@@ -42,9 +42,9 @@ class Recipe:
 BASE = Recipe()
 VARIANTS: dict[str, Recipe] = {
     "w_reinforce": BASE,
-    # Trained for longer and on careful demonstrations alone: knows what the base only half knows.
+    # Trained for longer and on worked solutions alone: does always what the base does rarely.
     "teacher": replace(
-        BASE, warmup=replace(BASE.warmup, steps=3 * BASE.warmup.steps, careless_share=0.0)
+        BASE, warmup=replace(BASE.warmup, steps=3 * BASE.warmup.steps, worked_share=1.0)
     ),
 }
 
