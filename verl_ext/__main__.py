@@ -1,4 +1,4 @@
-"""``python -m verl_ext`` is the command ``verl-ext``."""
+"""``python -m verl_ext``, the same as the command ``verl-ext``."""
 
 import sys
 

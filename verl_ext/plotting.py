@@ -1,257 +1,238 @@
-"""Pictures of runs: one run at a glance, and pass@k of several runs beside each other.
+"""Pictures of runs: the course of one, and pass@k of several side by side.
 
-Draws with matplotlib alone, on no screen; ``verl_ext.run_log`` reads the figures.
+Draws on matplotlib figures of its own, so nothing global changes and no display is needed.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from math import ceil, isfinite, nan
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import Any
 
-from verl_ext import run_log
-from verl_ext.run_log import RunLog, Series
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from verl_ext.run_log import REWARD, RunLog, Series
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; yellow left out: too pale.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333")
-MARKERS = "osD^vPX"
-FAINT = "#888888"
-# Heading, where verl keeps the quantity, unit.
-PANELS = (
-    ("Reward in training", run_log.REWARD, "mean of a step's responses"),
-    ("Entropy of the policy", run_log.ENTROPY, "nats per token"),
-    ("Response length", run_log.RESPONSE_LENGTH, "tokens, mean"),
-)
-PASS_AT_K_HINT = (
-    "verl_ext/val/<data source>/pass@<k> (logged under trainer.v1.trainer_mode=verl_ext.sync "
-    "where outcomes are 0 or 1)"
-)
+# Okabe and Ito's colours, told apart by every kind of colour vision; their yellow is too pale.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+GREY = "#6B7280"
+TRAINING = {  # metric -> title and unit of its panel
+    REWARD: ("training reward", "mean over responses"),
+    "actor/entropy": ("entropy", "nats per token"),
+    "response_length/mean": ("response length", "tokens"),
+}
 STYLE: dict[str, Any] = {
-    "font.size": 10,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#9CA3AF",
+    "axes.grid": True,
+    "axes.labelcolor": GREY,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": "#BBBBBB",
-    "axes.labelcolor": "#555555",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E8E8E8",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "legend.handlelength": 3.0,  # long enough to show a dash
-    "lines.linewidth": 2.0,
+    "font.size": 9.5,
+    "grid.color": "#E5E7EB",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.9,
+    "lines.markersize": 3.5,
+    "lines.solid_capstyle": "round",
+    "text.color": "#111827",
+    "xtick.color": GREY,
+    "ytick.color": GREY,
 }
+PANEL = (4.6, 3.1)  # inches
+DPI = 150
+LINE_HEIGHT = 0.075  # of a label, in heights of a panel
 
 
-def draw_run(log: RunLog, out: Path, title: str | None = None) -> list[str]:
-    """Draws reward, validation, entropy and response length of one run over its steps.
-
-    More than 40 steps are drawn as they are, faintly, and as a running mean; the figures beside a
-    heading are the two ends of the bold line.
+@matplotlib.rc_context(STYLE)
+def draw_run(log: RunLog, path: str | Path, title: str) -> None:
+    """Writes a PNG with the course of one run; says on stdout which metrics it lacks.
 
     Args:
         log: of the run.
-        out: the PNG to write.
-        title: of the picture; the run's name by default.
-
-    Returns:
-        What could not be drawn because the run did not log it, one sentence each.
+        path: where to write.
+        title: name of the run.
 
     Raises:
-        RunLogError: the run logged none of the four.
+        ValueError: the run logged none of the metrics.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    validations = log.pass_at_k()
-    missing = [
-        f"{heading}: no {' or '.join(keys)} in {log.path}"
-        for heading, keys, _ in PANELS
-        if not log.series(keys)
-    ]
-    if not validations:
-        missing.append(f"Validation: no {PASS_AT_K_HINT} in {log.path}")
-    if len(missing) > len(PANELS):
-        raise run_log.RunLogError(f"nothing to draw: {'; '.join(missing)}")
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11 if len(validations) <= 2 else 14, 7.4), layout="constrained")
-        reward, validation, *others = figure.subplots(2, 2).flat
-        _draw_validations(validation, validations)
-        for index, axes in enumerate((reward, *others)):
-            heading, keys, unit = PANELS[index]
-            _draw_curve(axes, heading, log.series(keys), unit, COLOURS[(0, 2, 3)[index]])
-        _finish(figure, title or log.name, run_log.summary(log).splitlines()[0].split(": ", 1)[1])
-        figure.savefig(out, dpi=150)
-    return missing
+    run_figure(log, title).savefig(path, format="png", dpi=DPI)
 
 
-def draw_comparison(logs: Mapping[str, RunLog], out: Path) -> list[str]:
-    """Draws pass@k over k of each run's last validation, and of the untrained model.
+@matplotlib.rc_context(STYLE)
+def draw_comparison(logs: Sequence[RunLog], labels: Sequence[str], path: str | Path) -> None:
+    """Writes a PNG with pass@k of the last validation of each run, and before training.
 
     Args:
-        logs: label -> run, in the order of the legend.
-        out: the PNG to write; one panel a data source.
-
-    Returns:
-        What could not be drawn, one sentence each.
+        logs: of the runs; the untrained model is step 0 of the first.
+        labels: name of each run.
+        path: where to write.
 
     Raises:
-        RunLogError: no run logged a pass@k.
+        ValueError: no runs, not one label per run, or no run measured pass@k.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    comparison_figure(logs, labels).savefig(path, format="png", dpi=DPI)
 
-    validations = {label: log.pass_at_k() for label, log in logs.items()}
-    sources = list(dict.fromkeys(source for found in validations.values() for source in found))
+
+@matplotlib.rc_context(STYLE)
+def run_figure(log: RunLog, title: str) -> Figure:
+    """The figure that :func:`draw_run` writes: reward, validation, entropy, response length."""
+    present = [metric for metric in TRAINING if _drawable(log.series.get(metric))]
+    missing = [metric for metric in TRAINING if metric not in present]
+    sources = log.data_sources
+    if not present and not sources:
+        raise ValueError(f"nothing to draw in {log.path}: none of {', '.join(TRAINING)}, no pass@k")
+    missing += [] if sources else ["validation (pass@k)"]
+    if missing:
+        print(f"not in {log.path}, left out of the picture: {', '.join(missing)}")
+    figure, panels = _grid(len(present) + len(sources))
+    order: list[str] = [*present[:1], *sources, *present[1:]]
+    for axes, name in zip(panels, order, strict=True):
+        if name in sources:
+            _validation_panel(axes, name, log.validation(name))
+        else:
+            _training_panel(axes, name, log.series[name])
+        axes.set_xlim(0, max(log.last_step, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _headline(figure, title, f"{log.last_step} steps")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def comparison_figure(logs: Sequence[RunLog], labels: Sequence[str]) -> Figure:
+    """The figure that :func:`draw_comparison` writes: a panel for each data source."""
+    if not logs or len(logs) != len(labels):
+        raise ValueError(f"{len(logs)} runs and {len(labels)} labels: give one label for each run")
+    sources = sorted({name for log in logs for name in log.data_sources if log.pass_at_k(name)})
     if not sources:
-        raise run_log.RunLogError(f"nothing to draw: no {PASS_AT_K_HINT}")
-    missing = []
-    columns = min(len(sources), 3)
-    rows = ceil(len(sources) / columns)
-    with mpl.rc_context(STYLE):
-        size = (max(7.2, 5.4 * columns), 0.7 + 4.4 * rows)
-        figure = Figure(figsize=size, layout="constrained")
-        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes, source in zip(panels, sources, strict=False):
-            missing += _draw_pass_curves(axes, source, validations)
-        for axes in panels[len(sources) :]:
-            axes.set_axis_off()
-        _finish(
-            figure,
-            "pass@k before and after training",
-            "at least one of k samples is right; unbiased estimate, last validation of each run",
+        raise ValueError(
+            "no run measured pass@k: it needs trainer.v1.trainer_mode=verl_ext.sync and "
+            "actor_rollout_ref.rollout.val_kwargs.n above 1"
         )
-        figure.savefig(out, dpi=150)
-    return missing
+    figure, panels = _grid(len(sources))
+    for axes, source in zip(panels, sources, strict=True):
+        _comparison_panel(axes, source, logs, labels)
+    curves = [curve for log in logs for name in sources for curve in log.pass_at_k(name).values()]
+    steps = sorted({curve.steps[-1] for curve in curves})
+    largest = max(max(log.pass_at_k(name), default=1) for log in logs for name in sources)
+    _headline(
+        figure,
+        f"pass@k for k = 1 … {largest}",
+        f"after {' / '.join(map(str, steps))} steps of training",
+    )
+    return figure
 
 
-def _draw_curve(axes: Axes, heading: str, series: Series, unit: str, colour: str) -> None:
-    axes.set_title(heading)
-    if not series:
-        _draw_nothing(axes)
-        return
-    steps, values = zip(*series, strict=True)
-    crowded = len(steps) > 40
-    smooth = _smoothed(values) if crowded else list(values)
-    if crowded:
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-    axes.plot(steps, smooth, color=colour, marker="" if crowded else "o", markersize=3.5)
-    axes.set_title(_before_after(smooth), loc="right", color=colour)
+def _validation_panel(axes: Axes, source: str, curves: dict[str, Series]) -> None:
+    shades = matplotlib.colormaps["viridis"]
+    marks = []
+    for index, (label, series) in enumerate(curves.items()):
+        colour = shades(0.75 * index / max(len(curves) - 1, 1))
+        axes.plot(series.steps, series.values, color=colour, marker="o", clip_on=False, label=label)
+        marks.append((series.values[-1], f"{label}  {_before_after(series)}", colour))
+    axes.set_ylim(0, 1)
+    axes.set_title(f"validation: {source}")
+    axes.set_xlabel("training step")
+    axes.set_ylabel("share solved" if "pass@1" in curves else "")
+    _end_labels(axes, marks)
+
+
+def _training_panel(axes: Axes, metric: str, series: Series) -> None:
+    title, unit = TRAINING[metric]
+    colour = COLOURS[list(TRAINING).index(metric)]
+    axes.plot(series.steps, series.values, color=colour, label=metric)
+    axes.set_title(title)
+    axes.set_title(_before_after(series), loc="right", color=colour)
+    axes.set_xlabel("training step")
     axes.set_ylabel(unit)
-    _step_axis(axes)
-
-
-def _draw_validations(axes: Axes, validations: Mapping[str, dict[int, dict[int, float]]]) -> None:
-    axes.set_title("Validation")
-    if not validations:
-        _draw_nothing(axes)
-        return
-    for index, (source, by_step) in enumerate(validations.items()):
-        for k, line in _first_and_last_k(by_step):
-            series = [(step, by_step[step][k]) for step in sorted(by_step) if k in by_step[step]]
-            steps, values = zip(*series, strict=True)
-            axes.plot(
-                steps,
-                values,
-                line,
-                color=COLOURS[index % len(COLOURS)],
-                marker=MARKERS[index % len(MARKERS)],
-                markersize=4.5,
-                label=f"{source} pass@{k}  {_before_after(values)}",
-            )
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_ylabel("share of prompts solved")
-    _step_axis(axes)
-    if len(validations) <= 2:
-        axes.legend(loc="best")
-    else:  # too many for the panel
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _first_and_last_k(by_step: Mapping[int, dict[int, float]]) -> list[tuple[int, str]]:
-    largest = max(max(curve) for curve in by_step.values())
-    return [(1, "-")] if largest == 1 else [(1, "-"), (largest, "--")]
-
-
-def _draw_pass_curves(axes: Axes, source: str, validations: Mapping[str, Any]) -> list[str]:
-    missing = []
-    axes.set_title(source)
-    ks: set[int] = set()
-    untrained = [found[source][0] for found in validations.values() if 0 in found.get(source, {})]
-    if untrained:
-        _plot_over_k(axes, untrained, ":", color=FAINT, marker=".", label="untrained")
-        ks.update(*untrained)
-    else:
-        missing.append(f"{source}: no run validated before training (trainer.val_before_train)")
-    for index, (label, found) in enumerate(validations.items()):
-        if source not in found or max(found[source]) == 0:
-            missing.append(f"{source}: run '{label}' has no validation after training")
-            continue
-        curve = found[source][max(found[source])]
-        ks.update(curve)
-        style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-        _plot_over_k(axes, [curve], "-", markersize=4.5, label=label, **style)
-    axes.set_xscale("log", base=2)
-    ticks = [2**power for power in range(max(ks).bit_length())]
-    axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("k, samples drawn")
-    axes.set_ylabel("pass@k")
-    axes.set_ylim(-0.03, 1.03)
-    axes.legend(loc="best")
-    return missing
-
-
-def _plot_over_k(
-    axes: Axes, curves: Sequence[Mapping[int, float]], line: str, **style: Any
-) -> None:
-    """Draws the mean of the curves: runs from one model differ before training by chance alone."""
-    ks = sorted(set.intersection(*(set(curve) for curve in curves)))
-    means = [sum(curve[k] for curve in curves) / len(curves) for k in ks]
-    powers = [index for index, k in enumerate(ks) if k & (k - 1) == 0]
-    axes.plot(ks, means, line, markevery=powers, **style)
-
-
-def _before_after(values: Sequence[float]) -> str:
-    finite = [value for value in values if isfinite(value)]
-    if not finite:
-        return "NaN"
-    ends = [finite[0], finite[-1]]
-    digits = 1 if max(ends) >= 10 else 2
-    return " → ".join(f"{value:.{digits}f}" for value in ends)
-
-
-def _draw_nothing(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=FAINT)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-
-
-def _step_axis(axes: Axes) -> None:
-    axes.set_xlabel("step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.margins(y=0.15)
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
-    """A running mean over about a twentieth of the run, shorter at its ends, without NaN."""
-    reach = max(1, len(values) // 40)
-    means = []
-    for i in range(len(values)):
-        window = [v for v in values[max(0, i - reach) : i + reach + 1] if isfinite(v)]
-        means.append(sum(window) / len(window) if window else nan)
-    return means
+def _comparison_panel(
+    axes: Axes, source: str, logs: Sequence[RunLog], labels: Sequence[str]
+) -> None:
+    lines = [(label, log.pass_at_k(source), -1) for log, label in zip(logs, labels, strict=True)]
+    first = logs[0].pass_at_k(source)
+    if any(series.steps[0] == 0 for series in first.values()):
+        lines.append(("untrained", first, 0))
+    else:
+        print(f"{logs[0].path}: no validation of {source} before training (step 0), left out")
+    marks, largest = [], 1
+    for index, (label, curves, when) in enumerate(lines):
+        if not curves:
+            print(f"{label}: no pass@k of {source}, left out")
+            continue
+        untrained = when == 0
+        colour = GREY if untrained else COLOURS[index % len(COLOURS)]
+        values = [series.values[when] for series in curves.values()]
+        dashes = "--" if untrained else "-"
+        axes.plot(list(curves), values, color=colour, linestyle=dashes, label=label)
+        marks.append((values[-1], f"{label}  {values[0]:.2f} … {values[-1]:.2f}", colour))
+        largest = max(largest, *curves)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(1, max(largest, 2))
+    axes.xaxis.set_major_locator(FixedLocator([2**i for i in range(largest.bit_length())]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
+    axes.set_ylim(0, 1)
+    axes.set_title(source)
+    axes.set_xlabel("k, samples per problem")
+    axes.set_ylabel("pass@k")
+    _end_labels(axes, marks)
 
 
-def _finish(figure: Figure, title: str, subtitle: str) -> None:
-    inch = 1 / figure.get_figheight()
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.75 * inch))  # room for the two lines
-    figure.text(0.012, 1 - 0.1 * inch, title, fontsize=15, weight="bold", va="top")
-    figure.text(0.0125, 1 - 0.42 * inch, subtitle, color=FAINT, va="top")
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    columns = 1 if count == 1 else 2 if count <= 4 else 3 if count <= 9 else 4
+    rows = math.ceil(count / columns)
+    size = (PANEL[0] * columns + 0.6, PANEL[1] * rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
+    return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
+
+
+def _headline(figure: Figure, title: str, rest: str) -> None:
+    figure.suptitle(f"{title}  ·  {rest}", fontsize=13, x=0.012, ha="left")
+
+
+def _end_labels(axes: Axes, marks: list[tuple[float, str, Any]]) -> None:
+    """Writes each line's label right of its end, moved apart where they would overlap."""
+    ordered = sorted((mark for mark in marks if math.isfinite(mark[0])), key=lambda mark: mark[0])
+    heights = _spread([value for value, _, _ in ordered])
+    for height, (_, text, colour) in zip(heights, ordered, strict=True):
+        axes.annotate(
+            text,
+            (1, height),
+            xytext=(7, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color=colour,
+            fontsize=8.5,
+            va="center",
+        )
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """The heights nearest to ascending ``values`` that keep LINE_HEIGHT between neighbours."""
+    # In v_i - i·LINE_HEIGHT "far enough apart" is "not descending": pool neighbours that descend.
+    pools: list[list[float]] = []
+    for index, value in enumerate(values):
+        pools.append([value - index * LINE_HEIGHT])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    levels = [fmean(pool) for pool in pools for _ in pool]
+    return [level + index * LINE_HEIGHT for index, level in enumerate(levels)]
+
+
+def _before_after(series: Series) -> str:
+    finite = [value for value in series.values if math.isfinite(value)]
+    return f"{finite[0]:.2f} → {finite[-1]:.2f}" if finite else "not a number"
+
+
+def _drawable(series: Series | None) -> bool:
+    return series is not None and any(map(math.isfinite, series.values))

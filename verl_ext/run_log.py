@@ -1,159 +1,239 @@
-"""Reads the metrics file that verl's logger ``file`` writes, and sums a run up.
+"""What a run logged: reads the JSON lines of verl's ``file`` logger and sums them up in a table.
 
-One line a step: ``{"step": 3, "data": {"actor/entropy": 0.4, ...}}``. Standard library alone.
+One line a step, ``{"step": 3, "data": {"critic/rewards/mean": 0.25, ...}}``. Pure text work: the
+file of a run on another machine reads as well as one's own.
 """
 
 import json
+import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from math import nan
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-# Where verl keeps a quantity; the first key that was logged counts.
-REWARD = ("critic/rewards/mean", "critic/score/mean")
-ENTROPY = ("actor/entropy",)
-RESPONSE_LENGTH = ("response_length/mean",)
-TIMINGS = ("timing_s/step", "timing_s/testing")  # the second is no part of the first
-
+METRICS_FILE = "metrics.jsonl"  # under our overlays; by itself verl writes <project>/<run>.jsonl
+REWARD = "critic/rewards/mean"
+STEP_SECONDS = "timing_s/step"
+FEW = (1, 2, 4, 8)  # the k worth a row; the largest one measured comes on top
 _PASS_AT_K = re.compile(r"^verl_ext/val/(?P<source>.+)/pass@(?P<k>\d+)$")
-Series = list[tuple[int, float]]
+_MEAN_AT_N = re.compile(r"^val-core/(?P<source>.+)/(?P<what>acc|reward)/(?P<mean>mean@\d+)$")
+_FIRST_BYTES = re.compile(rb'^\{"step":-?\d+,"data":\{')  # as orjson writes a record
 
 
-class RunLogError(ValueError):
-    """No metrics file, or one that verl did not write."""
+@dataclass(frozen=True)
+class Series:
+    """One metric over the run.
+
+    Attributes:
+        steps: training steps at which it was logged, ascending; 0 is before training.
+        values: as many; NaN where verl logged one (JSON has ``null`` there).
+    """
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def at(self, step: int) -> float | None:
+        """The value at a step; None where there is none."""
+        return self.values[self.steps.index(step)] if step in self.steps else None
 
 
 @dataclass(frozen=True)
 class RunLog:
-    """What a run logged.
+    """Everything one run logged.
 
     Attributes:
-        path: the metrics file.
-        steps: step -> metric -> value; NaN where verl logged NaN.
-        cut_short: the last line was still being written.
+        path: the file it was read from.
+        series: metric name -> series; metrics that are not numbers are left out.
     """
 
     path: Path
-    steps: dict[int, dict[str, float]] = field(default_factory=dict)
-    cut_short: bool = False
+    series: Mapping[str, Series]
 
     @property
-    def name(self) -> str:
-        """The file's own name, or its folder's if the file has the general one."""
-        return self.path.parent.name if self.path.stem == "metrics" else self.path.stem
+    def last_step(self) -> int:
+        """The last step that logged anything; 0 if none did."""
+        return max((series.steps[-1] for series in self.series.values()), default=0)
 
-    def series(self, keys: Iterable[str]) -> Series:
-        """(step, value) of the first of ``keys`` that was logged at all; else empty."""
-        for key in keys:
-            found = [(step, data[key]) for step, data in self.steps.items() if key in data]
-            if found:
-                return found
-        return []
+    @property
+    def data_sources(self) -> list[str]:
+        """The validated data sources, sorted."""
+        matches = (_PASS_AT_K.match(name) or _MEAN_AT_N.match(name) for name in self.series)
+        return sorted({match["source"] for match in matches if match})
 
-    def pass_at_k(self) -> dict[str, dict[int, dict[int, float]]]:
-        """Validations as data source -> step -> k -> pass@k."""
-        validations: dict[str, dict[int, dict[int, float]]] = {}
-        for step, data in self.steps.items():
-            for key, value in data.items():
-                if match := _PASS_AT_K.match(key):
-                    by_step = validations.setdefault(match["source"], {})
-                    by_step.setdefault(step, {})[int(match["k"])] = value
-        return validations
+    def pass_at_k(self, source: str) -> dict[int, Series]:
+        """k -> pass@k in [0, 1] of a data source, k ascending; empty where it was not measured."""
+        matched = ((_PASS_AT_K.match(name), series) for name, series in self.series.items())
+        found = {int(m["k"]): series for m, series in matched if m and m["source"] == source}
+        return dict(sorted(found.items()))
 
+    def validation(self, source: str) -> dict[str, Series]:
+        """Label -> series of a data source: pass@k for a few k, else verl's own mean@n.
 
-def find(run: Path) -> list[Path]:
-    """The metrics files of a run's directory, newest first.
-
-    Args:
-        run: a directory, searched with its sub-directories, or a metrics file itself.
-
-    Raises:
-        RunLogError: there is none.
-    """
-    if not run.exists():
-        raise RunLogError(f"{run} does not exist")
-    candidates = [run] if run.is_file() else sorted(run.rglob("*.jsonl"))
-    found = [path for path in candidates if _is_metrics_file(path)]
-    if not found:
-        raise RunLogError(
-            f"no metrics file of verl in {run}: the run needs verl's logger 'file', "
-            "for example trainer.logger=[console,file], and at least one finished step"
-        )
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+        Args:
+            source: one of :attr:`data_sources`.
+        """
+        curves = self.pass_at_k(source)
+        if curves:
+            return {f"pass@{k}": curves[k] for k in few(curves)}
+        matched = ((_MEAN_AT_N.match(name), series) for name, series in self.series.items())
+        return {
+            f"{m['what']} {m['mean']}": series
+            for m, series in matched
+            if m and m["source"] == source
+        }
 
 
-def read(path: Path) -> RunLog:
-    """Reads a metrics file; of a step logged twice the later values count.
+def few(ks: Iterable[int]) -> list[int]:
+    """1, 2, 4 and 8 as far as they are among ``ks``, and the largest of them, ascending."""
+    measured = set(ks)
+    return sorted({k for k in FEW if k in measured} | {max(measured)}) if measured else []
+
+
+def read(path: str | Path) -> RunLog:
+    """Reads a metrics file.
+
+    A run that was killed may leave its last line half written: that line is ignored, with a word on
+    stdout. A metric logged twice at one step keeps its later value.
 
     Args:
-        path: the file; a line without its end is left out, since a run may still be writing.
+        path: written by verl's ``file`` logger.
 
     Raises:
-        RunLogError: a line is not what verl's logger ``file`` writes.
+        FileNotFoundError: there is no such file.
+        ValueError: a line is no record; the message has its number.
     """
+    path = Path(path)
     lines = path.read_bytes().split(b"\n")
-    unfinished = lines.pop()
-    steps: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(lines, start=1):
-        record = _record(line)
-        if record is None:
-            raise RunLogError(
-                f"{path}, line {number}: not a line of verl's logger 'file', which writes "
-                f'{{"step": ..., "data": {{...}}}}: {line[:60]!r}'
-            )
-        step, data = record
-        steps.setdefault(step, {}).update(data)
-    return RunLog(path, dict(sorted(steps.items())), cut_short=bool(unfinished))
+    unfinished = lines.pop()  # empty where the file ends with a newline
+    records = [_record(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+    if unfinished.strip():
+        try:
+            records.append(_record(unfinished, path, len(lines) + 1))
+        except ValueError:
+            print(f"{path}: ignored line {len(lines) + 1}, cut short when the run was stopped")
+    values: dict[str, dict[int, float]] = defaultdict(dict)
+    for step, data in records:
+        for name, value in data.items():
+            if value is None:
+                values[name][step] = math.nan
+            elif isinstance(value, int | float):
+                values[name][step] = float(value)
+    return RunLog(path, {name: _series(by_step) for name, by_step in values.items()})
+
+
+def _record(line: bytes, path: Path, number: int) -> tuple[int, dict[str, Any]]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
+    step = record.get("step") if isinstance(record, dict) else None
+    data = record.get("data") if isinstance(record, dict) else None
+    if not isinstance(step, int) or not isinstance(data, dict):
+        raise ValueError(
+            f'{path}, line {number}: not of the form {{"step": integer, "data": {{...}}}}; '
+            "is this a file of verl's file logger?"
+        )
+    return step, data
+
+
+def _series(by_step: Mapping[int, float]) -> Series:
+    steps = tuple(sorted(by_step))
+    return Series(steps, tuple(by_step[step] for step in steps))
+
+
+def find(run_dir: str | Path) -> Path:
+    """The metrics file of a run.
+
+    Args:
+        run_dir: the run's directory, or one above it: the newest file below is taken, and said on
+            stdout if there are several. A file is returned as it is.
+
+    Raises:
+        FileNotFoundError: there is no such directory, or no metrics file in it.
+    """
+    run_dir = Path(run_dir)
+    if run_dir.is_file():
+        return run_dir
+    if not run_dir.exists():
+        raise FileNotFoundError(f"no such run directory: {run_dir}")
+    found = [path for path in run_dir.rglob("*.jsonl") if _is_metrics_file(path)]
+    if not found:
+        raise FileNotFoundError(
+            f"no {METRICS_FILE} below {run_dir}: verl writes it when the run has "
+            "trainer.logger=[file] (our overlays add it)"
+        )
+    newest = max(found, key=lambda path: (path.stat().st_mtime_ns, str(path)))
+    if len(found) > 1:
+        print(f"{len(found)} metrics files below {run_dir}, took the newest: {newest}")
+    return newest
+
+
+def _is_metrics_file(path: Path) -> bool:
+    # verl dumps generations as .jsonl too, hence the look inside.
+    with path.open("rb") as file:
+        return path.name == METRICS_FILE or bool(_FIRST_BYTES.match(file.read(64)))
 
 
 def summary(log: RunLog, seconds: float | None = None) -> str:
-    """A short table: how long the run took, and its figures before and after.
+    """The table at the end of a run: what it could do before, and after.
 
     Args:
         log: of the run.
-        seconds: wall time; None sums the steps and validations verl timed, without the start-up.
+        seconds: wall time of the whole run; left out of the table if None.
 
     Returns:
-        Lines of at most 72 characters, without a line end.
+        Lines without a final newline.
     """
-    timed = sum(value for key in TIMINGS for _, value in log.series([key]))
-    duration = f"{_duration(timed)} of training" if seconds is None else _duration(seconds)
-    trained = sum(step > 0 for step in log.steps)
-    lines = [f"{log.name}: {trained} step{'s' * (trained != 1)} in {duration}"]
-    rows = [*_validation_rows(log), *_training_rows(log)]
-    if rows:
-        lines += [f"{'':<46}{'before':>12}{'after':>12}"]
-        lines += [f"{label:<46.46}{before:>12}{after:>12}" for label, before, after in rows]
-    return "\n".join(lines)
+    curves = {
+        (source, label): series
+        for source in log.data_sources
+        for label, series in log.validation(source).items()
+    }
+    rewards = {("reward", "mean"): log.series[REWARD]} if REWARD in log.series else {}
+    rows = [*_rows("validation", curves), *_rows("training", rewards)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_aligned(row, widths) for row in rows]
+    if not curves:
+        lines.append("no validation was logged (trainer.val_before_train, trainer.test_freq)")
+    return "\n".join([*lines, _footer(log, seconds)])
 
 
-def few_ks(n: int) -> list[int]:
-    """A few k for a table: 1, 4, 16, ... and n itself."""
-    return [*(4**power for power in range(n.bit_length()) if 4**power < n), n]
-
-
-def _validation_rows(log: RunLog) -> list[Sequence[str]]:
-    rows = []
-    for source, by_step in log.pass_at_k().items():
-        first, last = by_step[min(by_step)], by_step[max(by_step)]
-        for k in few_ks(max(last)):
-            label = f"{source}  " + ("accuracy (pass@1)" if k == 1 else f"pass@{k}")
-            before = f"{first[k]:.3f}" if min(by_step) == 0 and k in first else "-"
-            rows.append((label, before, f"{last[k]:.3f}" if k in last else "-"))
+def _rows(title: str, curves: Mapping[tuple[str, str], Series]) -> list[tuple[str, ...]]:
+    if not curves:
+        return []
+    first = min(series.steps[0] for series in curves.values())
+    last = max(series.steps[-1] for series in curves.values())
+    rows = [(title, "", f"step {first}", f"step {last}", "change")]
+    shown = None
+    for (source, label), series in curves.items():
+        before, after = series.at(first), series.at(last)
+        change = None if before is None or after is None or first == last else after - before
+        cells = (_number(before), _number(after), _number(change, "+.3f"))
+        rows.append(("" if source == shown else source, label, *cells))
+        shown = source
     return rows
 
 
-def _training_rows(log: RunLog) -> list[Sequence[str]]:
-    rows = []
-    for label, keys in (
-        ("reward, first and last step", REWARD),
-        ("entropy in nats, first and last step", ENTROPY),
-        ("response length in tokens, first and last step", RESPONSE_LENGTH),
-    ):
-        if series := log.series(keys):
-            rows.append((label, f"{series[0][1]:.3f}", f"{series[-1][1]:.3f}"))
-    return rows
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
+    pairs = list(zip(row, widths, strict=True))
+    names = [cell.ljust(width) for cell, width in pairs[:2]]
+    return "  ".join([*names, *(cell.rjust(width) for cell, width in pairs[2:])])
+
+
+def _footer(log: RunLog, seconds: float | None) -> str:
+    parts = [f"{log.last_step} steps"]
+    if STEP_SECONDS in log.series:
+        parts.append(f"{median(log.series[STEP_SECONDS].values):.1f} s a step (median)")
+    if seconds is not None:
+        parts.append(f"{_duration(seconds)} in all")
+    return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:
@@ -162,27 +242,3 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _is_metrics_file(path: Path) -> bool:
-    """Whether verl's logger wrote it; verl writes rollouts as .jsonl too."""
-    with path.open("rb") as file:
-        first = file.readline()
-    return first.endswith(b"\n") and _record(first) is not None
-
-
-def _record(line: bytes) -> tuple[int, dict[str, float]] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(record, dict) or set(record) != {"step", "data"}:
-        return None
-    if not isinstance(record["step"], int) or not isinstance(record["data"], dict):
-        return None
-    # verl writes NaN as null; text is no metric.
-    return record["step"], {
-        key: nan if value is None else float(value)
-        for key, value in record["data"].items()
-        if value is None or isinstance(value, int | float)
-    }

@@ -5,11 +5,9 @@ Nothing a user wrote may be without effect: what would be ignored is refused, in
 nearest valid name.
 """
 
-import functools
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,30 +15,27 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext import overlays
-from verl_ext.adapters import machine, toy
+from verl_ext.adapters import machine, run_view, toy
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
 from verl_ext.catalog import ADVANTAGES, MASKS
 from verl_ext.suggest import nearest
 
 SECTIONS = ("advantage", "masks", "toy", "verbose")
-TRAINER_MODES = ("verl_ext.sync",)
-STOCK_MODES = ("sync", "colocate_async", "separate_async")
 # Reward functions of ours that give 0/1 only when asked to.
 BINARY_ON_REQUEST = ("verl_ext.reward_fns.string_composition",)
 
 
-def install(verl_config_module: ModuleType) -> None:
-    """Runs :func:`check` before ``verl.utils.config.validate_config``."""
-    validate_config = verl_config_module.validate_config
+def check_and_prepare(config: DictConfig) -> None:
+    """Checks the configuration, then builds and sets what the run needs from us.
 
-    @functools.wraps(validate_config)
-    def checked(config: DictConfig, *args: Any, **kwargs: Any) -> Any:
-        check(config)
-        toy.provide(config)
-        machine.prepare(config)
-        return validate_config(config, *args, **kwargs)
-
-    verl_config_module.validate_config = checked  # type: ignore[attr-defined]
+    Raises:
+        SettingsError: see :func:`check`.
+    """
+    check(config)
+    toy.provide(config)
+    machine.prepare(config)
+    run_view.READY.set()
 
 
 def check(config: DictConfig) -> None:
@@ -157,7 +152,10 @@ def _check_call(key: str, function: Callable[..., Any], arguments: Mapping[str, 
 
 
 def _check_toy(config: DictConfig) -> None:
-    if not HydraConfig.initialized() or toy.in_use(config):
+    if toy.in_use(config):
+        toy.check(config)
+        return
+    if not HydraConfig.initialized():
         return
     for override in HydraConfig.get().overrides.task:
         if override.lstrip("+").startswith("algorithm.verl_ext.toy="):
@@ -178,6 +176,8 @@ def _check_packages(config: DictConfig) -> None:
 def _refuse_unknown(key: str, given: Iterable[str], valid: Iterable[str]) -> None:
     valid = list(valid)
     for name in given:
+        if not valid:
+            raise SettingsError(f"{key}: unknown '{name}'; it takes no settings: {key}={{}}")
         if name not in valid:
             raise SettingsError(
                 f"{key}: unknown '{name}', did you mean '{nearest(str(name), valid)}'? "

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from verl.plugin.platform import get_platform, set_platform
 from verl.plugin.platform.platform_manager import PlatformRegistry
 
+from verl_ext.adapters import run_view
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.platforms import cpu
 
@@ -30,7 +31,13 @@ def check(config: DictConfig) -> None:
 
 
 def prepare(config: DictConfig) -> None:
-    """Puts verl's metrics file into the run's directory, unless the user chose a place."""
+    """Puts verl's metrics file into the run's directory, unless the user chose a place.
+
+    The progress bar reads that file, so under our overlays it is always written.
+    """
+    if run_view.in_use() and "file" not in config.trainer.logger:
+        with open_dict(config):
+            config.trainer.logger = [*config.trainer.logger, "file"]
     if "file" not in config.trainer.logger or os.environ.get("VERL_FILE_LOGGER_PATH"):
         return
     if HydraConfig.initialized():

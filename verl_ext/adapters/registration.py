@@ -1,11 +1,14 @@
 """Attaches everything verl-ext has to verl, lazily: each part when verl imports what it needs."""
 
+import functools
 import importlib
 from types import ModuleType
+from typing import Any
 
 import verl
 from packaging.version import Version
 
+from verl_ext.adapters import toy
 from verl_ext.platforms import cpu, cpu_patches
 from verl_ext.post_import import when_imported
 
@@ -21,6 +24,7 @@ def install() -> None:
     check_version(verl.__version__)
     cpu.register()
     cpu_patches.install()
+    toy.register_resolver()
     when_imported("verl.trainer.ppo.core_algos", _estimators)
     when_imported("verl.trainer.ppo.v1", _trainers)
     when_imported("verl.utils.config", _driver_check)
@@ -53,7 +57,14 @@ def _trainers(_: ModuleType) -> None:
 
 
 def _driver_check(verl_config: ModuleType) -> None:
-    from verl_ext.adapters import driver_check, toy
+    """Runs our check before verl's; imported by the driver alone, on its first call."""
+    validate_config = verl_config.validate_config
 
-    toy.register_resolver()
-    driver_check.install(verl_config)
+    @functools.wraps(validate_config)
+    def checked(config: Any, *args: Any, **kwargs: Any) -> Any:
+        from verl_ext.adapters import driver_check
+
+        driver_check.check_and_prepare(config)
+        return validate_config(config, *args, **kwargs)
+
+    verl_config.validate_config = checked  # type: ignore[attr-defined]

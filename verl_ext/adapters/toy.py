@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.toy import world
+from verl_ext.adapters.errors import SettingsError
 
 RESOLVER = "verl_ext_toy"
 DEFAULT_VARIANT = "w_reinforce"
@@ -16,7 +16,9 @@ def register_resolver() -> None:
 
 
 def _path(part: str, *, _root_: Any) -> str:
-    return str(getattr(world.paths(variant(_root_)), part))
+    from verl_ext.toy import world
+
+    return str(getattr(world.world_at(world.path_of(variant(_root_))), part))
 
 
 def variant(config: DictConfig) -> str:
@@ -33,9 +35,23 @@ def in_use(config: DictConfig) -> bool:
     return any(f"${{{RESOLVER}:" in str(value) for value in raw)
 
 
+def check(config: DictConfig) -> None:
+    """Refuses a variant that does not exist.
+
+    Raises:
+        SettingsError: names the nearest variant.
+    """
+    from verl_ext.toy import world
+
+    try:
+        world.recipe_of(variant(config))
+    except ValueError as error:
+        raise SettingsError(f"algorithm.verl_ext.toy: {error}") from error
+
+
 def provide(config: DictConfig) -> None:
     """Builds the toy world unless the cache has it."""
     if in_use(config):
+        from verl_ext.toy import world
+
         world.ensure(variant(config), cache_dir=None, progress=True)
-
-

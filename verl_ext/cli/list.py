@@ -1,78 +1,71 @@
-"""``verl-ext list``: every plugin with its paper, what it needs and the line to type."""
-
-from __future__ import annotations
+"""``verl-ext list``: every overlay and every part, with the line to type."""
 
 import argparse
 import textwrap
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
-if TYPE_CHECKING:
-    from verl_ext.catalog import Paper, Plugin
-
-WIDTH = 96
-LABEL = 7  # width of the labels: "paper", "does", "needs", "used by", "type"
+WIDTH = 100
+INDENT = 4
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds ``list`` to the command.
-
-    Args:
-        subparsers: what argparse's ``add_subparsers`` returned.
-    """
-    subparsers.add_parser("list", help="every plugin: its paper, its needs, the line to type")
+    """Adds the subcommand."""
+    subparsers.add_parser("list", help="every paper, estimator and mask, with the line to type")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints the catalog.
-
-    Args:
-        args: without fields of its own.
-
-    Returns:
-        The exit status, 0.
-    """
-    # Here, not above: the catalog imports torch, and --help need not wait for it.
-    from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS
-
-    print("PAPERS: whole recipes, +paper=NAME")
-    for name, paper in PAPERS.items():
-        print(_entry(name, _rows_of_paper(paper)))
-    for heading, plugins in (
-        ("ADVANTAGE ESTIMATORS: algorithm.adv_estimator=NAME", ADVANTAGES),
-        ("MASKS: +algorithm.verl_ext.masks.NAME={}", MASKS),
-    ):
-        print(f"\n{heading}")
-        for name, plugin in plugins.items():
-            print(_entry(name, _rows_of_plugin(plugin)))
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the catalog."""
+    print("\n".join(lines()))
     return 0
 
 
-def _rows_of_paper(paper: Paper) -> Iterator[tuple[str, str]]:
-    yield "does", paper.summary
-    yield "paper", f"{paper.title}, {paper.url}"
-    yield "needs", paper.requires
-    yield "type", paper.line
+def lines() -> list[str]:
+    """The catalog as text; no line is longer than WIDTH unless it is one to type."""
+    from verl_ext import overlays
+    from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS
+
+    text = ["Papers: a whole recipe in one line, or mixed into your own command"]
+    for name, paper in PAPERS.items():
+        text += _entry(f"+paper={name}", paper.summary, _facts(paper))
+    for title, plugins in (("Advantage estimators", ADVANTAGES), ("Masks", MASKS)):
+        text += ["", f"{title}: one part, added to a command of your own"]
+        for name, plugin in plugins.items():
+            used = [("used by", ", ".join(f"+paper={overlay}" for overlay in plugin.overlays))]
+            text += _entry(name, plugin.summary, [*_facts(plugin), *used])
+    text += ["", "Where and on what (a +scale brings its task: replace it with task=, no plus)"]
+    text += [
+        f"{'':{INDENT}}+{group}= {', '.join(sorted(overlays.names(group), key=_by_size))}"
+        for group in ("scale", "task")
+    ]
+    return text
 
 
-def _rows_of_plugin(plugin: Plugin) -> Iterator[tuple[str, str]]:
-    yield "does", plugin.summary
-    yield "paper", f"{plugin.title}, {plugin.url}"
-    yield "needs", "; ".join(filter(None, [", ".join(plugin.needs), plugin.requires]))
-    yield "used by", ", ".join(f"+paper={name}" for name in plugin.overlays)
-    yield "type", plugin.line
+def _by_size(name: str) -> tuple[str, int]:
+    letters = name.rstrip("0123456789")
+    return letters, int(name[len(letters) :] or 0)  # gpu8 before gpu64
 
 
-def _entry(name: str, rows: Iterator[tuple[str, str]]) -> str:
-    indent = " " * (LABEL + 6)
-    lines = ["", f"  {name}"]
-    for label, text in rows:
-        first = f"    {label:<{LABEL}}  "
-        if label == "type":
-            lines.append(first + text)  # whole, so that it can be copied
-        else:
-            # break_long_words: an address stays whole too
-            lines += textwrap.wrap(
-                text, WIDTH, initial_indent=first, subsequent_indent=indent, break_long_words=False
-            )
-    return "\n".join(lines)
+def _facts(entry: Any) -> list[tuple[str, str]]:
+    fields = ", ".join(getattr(entry, "needs", ()))
+    return [
+        ("paper", f"{entry.title}, {entry.url}"),
+        ("needs", "; ".join(part for part in (entry.requires, fields) if part)),
+        ("type", entry.line),
+    ]
+
+
+def _entry(name: str, summary: str, facts: Iterable[tuple[str, str]]) -> list[str]:
+    text = ["", *_wrapped(f"{name}  ", summary)]
+    for label, value in facts:
+        if label == "type":  # copied whole, so never broken
+            text.append(f"{'':{INDENT}}{label:<8} {value}")
+        elif value:
+            text += _wrapped(f"{'':{INDENT}}{label:<8} ", value)
+    return text
+
+
+def _wrapped(head: str, value: str) -> list[str]:
+    return textwrap.wrap(
+        value, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+    )

@@ -1,33 +1,70 @@
-"""``verl-ext SUBCOMMAND``: what one types beside verl's own command."""
+"""The command ``verl-ext``: a table of subcommands, each a module.
+
+A module has ``add_parser(subparsers)`` and ``run(arguments) -> exit status``, and imports what is
+heavy (torch, verl, Ray, matplotlib) only when it runs.
+"""
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
-# A module of this package each, with add_parser(subparsers) and run(args) -> exit status.
-COMMANDS = ("list", "doctor", "toy", "plot")
+from verl_ext.cli import doctor, plot, toy
+from verl_ext.cli import list as list_command  # the command is `list`; the builtin stays itself
+from verl_ext.suggest import nearest
+
+COMMANDS: dict[str, ModuleType] = {
+    "list": list_command,
+    "doctor": doctor,
+    "toy": toy,
+    "plot": plot,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand.
-
-    Only its own module is imported, so ``doctor`` still runs where another one cannot be.
+    """Runs one subcommand.
 
     Args:
-        argv: arguments without the program's name; None takes those of the process.
+        argv: arguments after the program's name; those of the process if None.
 
     Returns:
-        The exit status: 0, or 2 where the arguments make no sense.
+        The exit status: 2 where the user asked for something that cannot be, with one line on
+        stderr that says what.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
-    parser = argparse.ArgumentParser(
-        prog="verl-ext", description="Recent post-training papers as plugins for verl."
+    arguments = parser().parse_args(argv)
+    try:
+        return int(COMMANDS[arguments.command].run(arguments))
+    except (ValueError, FileNotFoundError) as error:
+        return _refuse(arguments.command, str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "verl_ext").startswith("verl_ext"):
+            raise  # a fault of ours, not of the installation
+        return _refuse(
+            arguments.command, f"{error.name} is not installed: pip install 'verl-ext[verl]'"
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    root = _Parser(prog="verl-ext", description="Recent post-training papers as plugins for verl.")
+    subparsers = root.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
     )
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
-    for name in COMMANDS if chosen is None else [chosen]:
-        importlib.import_module(f"verl_ext.cli.{name}").add_parser(subparsers)
-    args = parser.parse_args(arguments)
-    status: int = importlib.import_module(f"verl_ext.cli.{args.command}").run(args)
-    return status
+    for module in COMMANDS.values():
+        module.add_parser(subparsers)
+    return root
+
+
+class _Parser(argparse.ArgumentParser):
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        if action.dest == "command" and value not in COMMANDS:
+            self.error(
+                f"no command '{value}': did you mean '{nearest(value, COMMANDS)}'? "
+                f"There are: {', '.join(COMMANDS)}"
+            )
+        super()._check_value(action, value)
+
+
+def _refuse(command: str, reason: str) -> int:
+    print(f"verl-ext {command}: {' '.join(reason.split())}", file=sys.stderr)
+    return 2

@@ -1,101 +1,72 @@
-"""``verl-ext plot``: a picture of a run, or of several beside each other."""
+"""``verl-ext plot``: a picture of one run, or pass@k of several side by side."""
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_ext import run_log
+RUN_PICTURE = "run.png"
+COMPARISON_PICTURE = "comparison.png"
 
 
 def add_parser(subparsers: Any) -> None:
-    """Adds ``plot`` to the command.
-
-    Args:
-        subparsers: what argparse's ``add_subparsers`` returned.
-    """
+    """Adds the subcommand."""
     parser = subparsers.add_parser(
-        "plot",
-        help="draw a run: reward, pass@k, entropy, response length",
-        description="Draws what a run logged with trainer.logger=[...,file].",
+        "plot", help="draw a run (reward, pass@k, entropy, length), or compare several"
     )
-    parser.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="one run")
-    parser.add_argument(
-        "--compare", nargs="+", type=Path, metavar="RUN_DIR", help="pass@k curves of several runs"
-    )
-    parser.add_argument("--labels", nargs="+", metavar="NAME", help="one for each compared run")
-    parser.add_argument(
-        "--out", type=Path, metavar="PNG", help="default: RUN_DIR/run.png, or pass_at_k.png here"
-    )
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN_DIR", help="directory of a run, or its metrics file")
+    add("--out", type=Path, metavar="PNG", help="default: run.png in the run's directory")
+    add("--compare", action="store_true", help="pass@k over k, a line for each run")
+    add("--labels", nargs="+", metavar="LABEL", help="names of the runs in a comparison")
+    add("--title", help="heading of a single run (default: its directory)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Draws, and says on stdout where, and what was not logged.
+def run(arguments: argparse.Namespace) -> int:
+    """Draws and says where.
 
-    Args:
-        args: as parsed with :func:`add_parser`.
-
-    Returns:
-        The exit status: 0, or 2 where there is nothing to draw or the arguments do not fit.
+    Raises:
+        ValueError: options that do not fit together, or a file that is no log of a run.
+        FileNotFoundError: a run that is not there or logged nothing.
     """
-    try:
-        if (args.run_dir is None) == (args.compare is None):
-            raise ValueError("give either one RUN_DIR or --compare RUN_DIR RUN_DIR ...")
-        if args.labels and len(args.labels) != len(args.compare or []):
-            raise ValueError(
-                f"--labels names {len(args.labels)} runs, --compare {len(args.compare or [])}"
-            )
-        if args.out is not None and args.out.suffix != ".png":
-            raise ValueError(f"--out must end in .png, got {args.out}")
-        if args.compare is None:
-            _plot_run(args.run_dir, args.out)
-        else:
-            _compare(args.compare, args.labels, args.out or Path("pass_at_k.png"))
-    except ValueError as error:
-        print(f"verl-ext plot: {error}", file=sys.stderr)
-        return 2
+    _check(arguments)
+    from verl_ext import plotting, run_log
+
+    files = [run_log.find(directory) for directory in arguments.runs]
+    logs = [run_log.read(file) for file in files]
+    if arguments.compare:
+        out = arguments.out or Path(COMPARISON_PICTURE)
+        plotting.draw_comparison(logs, arguments.labels or _names(files), out)
+    else:
+        out = arguments.out or files[0].parent / RUN_PICTURE
+        plotting.draw_run(logs[0], out, arguments.title or _name(files[0]))
+        print(run_log.summary(logs[0]))
+    print(f"picture: {out}")
     return 0
 
 
-def _plot_run(run_dir: Path, out: Path | None) -> None:
-    from verl_ext import plotting
-
-    log = _newest(run_dir)
-    if out is None:
-        out = (run_dir if run_dir.is_dir() else run_dir.parent) / "run.png"
-    missing = plotting.draw_run(log, _with_folder(out))
-    print(run_log.summary(log))
-    _report(missing, out)
-
-
-def _compare(run_dirs: list[Path], labels: list[str] | None, out: Path) -> None:
-    from verl_ext import plotting
-
-    logs = [_newest(run_dir) for run_dir in run_dirs]
-    names = labels or [log.name for log in logs]
-    if len(set(names)) < len(names):
+def _check(arguments: argparse.Namespace) -> None:
+    if len(arguments.runs) > 1 and not arguments.compare:
+        raise ValueError(f"{len(arguments.runs)} runs: add --compare, or name one")
+    if arguments.labels and not arguments.compare:
+        raise ValueError("--labels names the runs of a comparison: add --compare, or use --title")
+    if arguments.title and arguments.compare:
+        raise ValueError("--title is for a single run: use --labels with --compare")
+    if arguments.labels and len(arguments.labels) != len(arguments.runs):
         raise ValueError(
-            f"two runs are called the same ({', '.join(names)}): tell them apart with --labels"
+            f"{len(arguments.runs)} runs and {len(arguments.labels)} --labels: one for each run"
         )
-    _report(plotting.draw_comparison(dict(zip(names, logs, strict=True)), _with_folder(out)), out)
+    if arguments.out and not arguments.out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--out: no such directory: {arguments.out.parent}")
 
 
-def _newest(run_dir: Path) -> run_log.RunLog:
-    newest, *older = run_log.find(run_dir)
-    if older:
-        print(f"{run_dir} holds {len(older) + 1} runs; this is the newest: {newest}")
-    log = run_log.read(newest)
-    if log.cut_short:
-        print(f"{newest}: the last line is incomplete (still running, or killed) and left out")
-    return log
+def _name(file: Path) -> str:
+    from verl_ext.run_log import METRICS_FILE
+
+    return file.resolve().parent.name if file.name == METRICS_FILE else file.stem
 
 
-def _with_folder(out: Path) -> Path:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return out
-
-
-def _report(missing: list[str], out: Path) -> None:
-    for sentence in missing:
-        print(f"left out: {sentence}")
-    print(f"picture: {out}")
+def _names(files: Sequence[Path]) -> list[str]:
+    names = [_name(file) for file in files]
+    distinct = len(set(names)) == len(names)
+    return names if distinct else [str(file.parent) for file in files]

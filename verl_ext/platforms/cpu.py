@@ -17,7 +17,6 @@ from verl.plugin.platform.platform_manager import PlatformRegistry
 
 from verl_ext.platforms import cpu_device
 
-
 # Set in processes of a cluster whose head node alone has no accelerator.
 OFF = "VERL_EXT_CPU_PLATFORM_OFF"
 

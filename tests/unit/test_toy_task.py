@@ -1,0 +1,154 @@
+import random
+import subprocess
+import sys
+from itertools import islice
+
+import pytest
+
+from verl_ext.toy.reward import compute_score
+from verl_ext.toy.task import (
+    DATA_SOURCES,
+    SKILLS,
+    Problem,
+    TaskSpec,
+    compositions,
+    distinct,
+    held_out_pairs,
+    run,
+    split_of,
+    stream,
+)
+
+
+def some(data_source, split, count=200, seed=0):
+    return list(islice(stream(TaskSpec(), data_source, split, random.Random(seed)), count))
+
+
+def test_the_inner_function_runs_first_and_stands_last():
+    # reverse(gab) = bag, then doubled; the other order gives the same letters, mirrored apart
+    problem = Problem((17, 14), "gab")
+    assert problem.prompt == "f14(f17(gab))="
+    assert problem.answer == "bbaagg"
+    # rotate then reverse differs from reverse then rotate: gab -> abg -> gba, gab -> bag -> agb
+    assert Problem((8, 17), "gab").answer == "gba"
+    assert Problem((17, 8), "gab").answer == "agb"
+
+
+def test_an_unknown_function_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"func id must be one of .* got 99"):
+        run((99,), "gab")
+
+
+def test_trained_and_held_out_pairs_part_the_table():
+    trained, held_out = set(compositions("toy")), held_out_pairs()
+    assert not trained & held_out
+    assert len(trained | held_out) == len(SKILLS) ** 2
+    for place in (0, 1):  # every function is trained and held out, as inner and as outer
+        assert {pair[place] for pair in trained} == set(SKILLS)
+        assert {pair[place] for pair in held_out} == set(SKILLS)
+
+
+def test_triples_are_made_of_trained_pairs():
+    held_out = held_out_pairs()
+    for first, second, third in compositions("toy_level_3"):
+        assert (first, second) not in held_out
+        assert (second, third) not in held_out
+
+
+def test_an_unknown_data_source_is_refused():
+    with pytest.raises(ValueError, match="data_source must be one of"):
+        compositions("toy_heldout")
+
+
+@pytest.mark.parametrize("data_source", ["toy_held_out", "toy_level_3"])
+@pytest.mark.parametrize("split", ["warmup", "train"])
+def test_held_out_compositions_are_never_trained_on(data_source, split):
+    with pytest.raises(ValueError, match="for validation only"):
+        some(data_source, split)
+
+
+def test_a_prompt_belongs_to_one_split():
+    prompts = {
+        split: {problem.prompt for problem in some("toy", split, 2000)}
+        for split in ("warmup", "train", "validation")
+    }
+    assert not prompts["warmup"] & prompts["train"]
+    assert not prompts["warmup"] & prompts["validation"]
+    assert not prompts["train"] & prompts["validation"]
+    for split, members in prompts.items():
+        assert {split_of(prompt) for prompt in members} == {split}
+
+
+@pytest.mark.parametrize("data_source", DATA_SOURCES)
+def test_every_problem_keeps_to_the_spec(data_source):
+    spec = TaskSpec()
+    for problem in some(data_source, "validation"):
+        assert spec.min_length <= len(problem.word) <= spec.max_length
+        assert set(problem.word) <= set(spec.alphabet)
+        assert 1 <= len(problem.answer) <= spec.max_answer
+        assert problem.skills in compositions(data_source)
+
+
+def test_too_small_a_task_is_refused_rather_than_repeated():
+    tiny = TaskSpec(alphabet="a", min_length=2, max_length=2)
+    with pytest.raises(ValueError, match="different problems"):
+        distinct(stream(tiny, "toy_single", "warmup", random.Random(0)), 1000)
+
+
+def test_the_problems_do_not_depend_on_the_hash_seed():
+    code = (
+        "import random; from itertools import islice; from verl_ext.toy.task import *;"
+        "rng = random.Random(5);"
+        "print([p.prompt for p in islice(stream(TaskSpec(), 'toy', 'train', rng), 50)])"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1] != ""
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        ("bbaagg", 1.0),
+        ("bbaagg<|im_end|>", 1.0),
+        ("bbaagg<|im_end|><|endoftext|><|endoftext|>", 1.0),
+        ("bbaagg ", 0.0),
+        ("bbaagg\n", 0.0),
+        ("BBAAGG", 0.0),
+        ("bbaaggg", 0.0),
+        ("bbaag", 0.0),
+        ("bbaagg=bbaagg", 0.0),
+        ("<|im_end|>bbaagg", 0.0),
+        ("bbaagg<|im_end|><|im_end|>", 0.0),
+        ("", 0.0),
+        ("\ufffd", 0.0),
+        ("b" * 10_000, 0.0),
+    ],
+)
+def test_only_the_exact_word_is_rewarded(response, score):
+    expected = {"score": score, "acc": score}
+    assert compute_score("toy", response, "bbaagg", {"index": 0}, num_turns=1) == expected
+
+
+def test_a_misspelt_data_source_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="did you mean 'toy_held_out'"):
+        compute_score("toy_heldout", "a", "a")
+
+
+@pytest.mark.parametrize(("response", "truth"), [(None, "a"), (b"a", "a"), ("a", None), ("a", 1)])
+def test_what_is_not_text_is_refused_instead_of_scored(response, truth):
+    with pytest.raises(TypeError, match="must be a str"):
+        compute_score("toy", response, truth)
+
+
+def test_an_empty_right_word_is_refused():
+    with pytest.raises(ValueError, match="ground_truth is empty"):
+        compute_score("toy", "", "")

@@ -1,0 +1,338 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("pyarrow")
+
+import pyarrow.parquet as pq
+import torch
+
+from verl_ext.toy import cache, world
+from verl_ext.toy.model import (
+    IGNORED,
+    ModelSpec,
+    WarmupSpec,
+    demonstrations,
+    model_config,
+    training_batch,
+    warm_up,
+)
+from verl_ext.toy.task import TaskSpec, run, split_of
+from verl_ext.toy.tokenizer import END_ID, PAD_ID, VOCAB_SIZE, byte_tokenizer
+
+SMALL = ModelSpec(hidden_size=32, layers=1, heads=2, kv_heads=2, feed_forward=32)
+BRIEF = WarmupSpec(steps=2, batch_size=8, threads=1)
+TINY = world.Recipe(
+    model=SMALL,
+    warmup=BRIEF,
+    train=(("toy", 40),),
+    validation=(("toy", 8), ("toy_held_out", 8), ("toy_level_3", 8)),
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(world.VARIANTS, "tiny", TINY)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(world.VARIANTS, "tiny", TINY)
+        yield world.ensure("tiny", cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+
+
+# ---- tokenizer
+
+
+def test_every_byte_is_one_token_and_comes_back():
+    tokenizer = byte_tokenizer()
+    text = "".join(chr(code) for code in range(128)) + "äλ€𝄞"
+    assert tokenizer.encode(text) == list(text.encode())
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode("\n") == [10]
+    assert tokenizer.encode(" f3(gab)=") == list(b" f3(gab)=")  # no prefix space is added
+
+
+def test_every_id_the_model_can_sample_decodes():
+    tokenizer = byte_tokenizer()
+    assert len(tokenizer) == VOCAB_SIZE
+    assert VOCAB_SIZE % 8 == 0
+    assert None not in tokenizer.convert_ids_to_tokens(range(VOCAB_SIZE))
+
+
+def test_the_chat_template_is_qwen_shaped(built):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(built.model, local_files_only=True)
+    messages = [
+        {"role": "user", "content": "f3(gab)="},
+        {"role": "assistant", "content": "abg"},
+        {"role": "user", "content": "again"},
+    ]
+    expected = (
+        "<|im_start|>user\nf3(gab)=<|im_end|>\n<|im_start|>assistant\nabg<|im_end|>\n"
+        "<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n"
+    )
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == expected
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (END_ID, PAD_ID)
+    assert tokenizer.decode([*b"abg", END_ID, PAD_ID], skip_special_tokens=True) == "abg"
+
+
+def test_verls_continuous_token_builder_accepts_the_tokenizer(built):
+    wiring = pytest.importorskip("verl.utils.tokenizer.continuous_token_wiring")
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(built.model, local_files_only=True)
+    model_type = AutoConfig.from_pretrained(built.model).model_type
+    builder = wiring.create_continuous_token_builder(tokenizer, hf_model_type=model_type)
+    assert type(builder).__name__ == "QwenContinuousTokenBuilder"
+    asked = [{"role": "user", "content": "f3(gab)="}]
+    prompt = builder.build_initial_tokens(asked)
+    answered = [*asked, {"role": "assistant", "content": "abg"}]
+    again = [*answered, {"role": "user", "content": "again"}]
+    # What verl keeps turn by turn is what the template renders at once.
+    context = builder.tokenize_context_incremental_messages(answered, again)
+    runtime = [*prompt, *b"abg", END_ID, 10, *context]
+    whole = tokenizer.apply_chat_template(again, add_generation_prompt=True, return_dict=False)
+    assert runtime == list(whole)
+
+
+# ---- warm-up
+
+
+def test_the_loss_stands_on_the_answer_and_its_end_alone():
+    rows = [next(demonstrations(TaskSpec(), WarmupSpec(seed=seed))) for seed in range(4)]
+    input_ids, labels = training_batch(byte_tokenizer(), rows)
+    for row, (_, answer) in enumerate(rows):
+        learned = labels[row][labels[row] != IGNORED].tolist()
+        assert learned == [*answer.encode(), END_ID]
+        assert torch.equal(labels[row][labels[row] != IGNORED], input_ids[row][labels[row] != -100])
+
+
+def test_carelessness_forgets_one_function_of_a_pair_and_spares_single_functions():
+    data = demonstrations(TaskSpec(), WarmupSpec(single_share=0.5, careless_share=1.0))
+    for problem, answer in (next(data) for _ in range(300)):
+        assert split_of(problem.prompt) == "warmup"
+        if len(problem.skills) == 1:
+            assert answer == problem.answer
+        else:
+            assert answer in {run((skill,), problem.word) for skill in problem.skills}
+
+
+def test_careful_demonstrations_are_all_right():
+    data = demonstrations(TaskSpec(), WarmupSpec(careless_share=0.0))
+    assert all(answer == problem.answer for problem, answer in (next(data) for _ in range(300)))
+
+
+def test_the_warm_up_learns():
+    model = warm_up(
+        TaskSpec(), SMALL, WarmupSpec(steps=30, batch_size=16, threads=1), progress=False
+    )
+    rows = [next(demonstrations(TaskSpec(), WarmupSpec(seed=9))) for _ in range(64)]
+    input_ids, labels = training_batch(byte_tokenizer(), rows)
+    with torch.no_grad():
+        loss = model(input_ids=input_ids, labels=labels).loss.item()
+    assert loss < 4.0  # log(264) = 5.58 before training
+
+
+def test_the_caller_keeps_its_random_state_and_its_threads():
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    threads = torch.get_num_threads()
+    warm_up(TaskSpec(), SMALL, replace(BRIEF, threads=threads + 1), progress=False)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+
+
+def test_two_processes_build_the_same_weights_bit_for_bit():
+    code = (
+        "import hashlib; from verl_ext.toy.model import *; from verl_ext.toy.task import TaskSpec;"
+        "spec = ModelSpec(32, 1, 2, 2, 32); warmup = WarmupSpec(steps=2, batch_size=8, threads=1);"
+        "model = warm_up(TaskSpec(), spec, warmup, progress=False);"
+        "state = hashlib.sha256();"
+        "[state.update(p.detach().numpy().tobytes()) for p in model.parameters()];"
+        "print(state.hexdigest())"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1] != ""
+
+
+# ---- the model as the engines need it
+
+
+def test_the_default_model_suits_vllm_on_the_cpu_and_two_tensor_parallel_ranks():
+    config = model_config(ModelSpec())
+    assert config.head_dim >= 32  # vLLM's CPU attention refuses less
+    assert config.num_attention_heads % config.num_key_value_heads == 0
+    for size in (
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.vocab_size,
+        config.intermediate_size,
+        config.hidden_size,
+    ):
+        assert size % 2 == 0
+    assert config.tie_word_embeddings is False
+
+
+def test_the_saved_model_loads_offline_with_a_live_pad_row(built):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(built.model, local_files_only=True)
+    assert model.config.pad_token_id == PAD_ID
+    assert model.generation_config.eos_token_id == END_ID
+    assert model.dtype == torch.float32
+    assert model.get_input_embeddings().weight[PAD_ID].norm() > 0.01
+    assert (built.model / "model.safetensors").is_file()
+
+
+# ---- the files
+
+
+def test_the_data_files_are_what_verl_reads(built):
+    rows = pq.read_table(built.train).to_pylist()
+    assert len(rows) == 40
+    first = rows[0]
+    assert set(first) == {"data_source", "prompt", "ability", "reward_model", "extra_info"}
+    assert [message["role"] for message in first["prompt"]] == ["user"]
+    assert first["reward_model"]["style"] == "rule"
+    assert [row["extra_info"]["index"] for row in rows] == list(range(40))
+    skills, word = first["extra_info"]["skills"], first["extra_info"]["word"]
+    assert first["reward_model"]["ground_truth"] == run(skills, word)
+
+
+def test_validation_shows_no_training_prompt(built):
+    train = {row["prompt"][0]["content"] for row in pq.read_table(built.train).to_pylist()}
+    rows = pq.read_table(built.val).to_pylist()
+    assert not train & {row["prompt"][0]["content"] for row in rows}
+    counts = {name: sum(row["data_source"] == name for row in rows) for name in ("toy", "x")}
+    assert counts == {"toy": 8, "x": 0}
+    assert {row["data_source"] for row in rows} == {"toy", "toy_held_out", "toy_level_3"}
+
+
+# ---- the cache
+
+
+def test_a_whole_world_is_taken_from_the_cache(built, tiny, monkeypatch):
+    monkeypatch.setattr(world, "build", None)  # calling it would fail
+    assert world.ensure("tiny", cache_dir=built.root.parent.parent) == built
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def change_one_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model/model.safetensors", truncate),
+        ("model/model.safetensors", change_one_byte),
+        ("train.parquet", os.remove),
+        ("manifest.json", os.remove),
+        ("manifest.json", truncate),
+        ("manifest.json", lambda path: path.write_text("[]")),
+    ],
+)
+def test_a_damaged_world_is_built_again(tmp_path, tiny, capsys, name, damage):
+    first = world.ensure("tiny", cache_dir=tmp_path, progress=False)
+    expected = cache.digest(first.model / "model.safetensors")
+    damage(first.root / name)
+    assert cache.what_is_wrong(first.root) is not None
+    again = world.ensure("tiny", cache_dir=tmp_path, progress=False)
+    assert again == first
+    assert cache.what_is_wrong(again.root) is None
+    assert cache.digest(again.model / "model.safetensors") == expected
+    assert "rebuilding" in capsys.readouterr().err
+
+
+def test_a_build_that_fails_leaves_nothing_behind(tmp_path):
+    def build(folder):
+        (folder / "half").write_text("x")
+        raise RuntimeError("out of disk")
+
+    with pytest.raises(RuntimeError, match="out of disk"):
+        cache.build_once(tmp_path / "world", build)
+    assert [path.name for path in tmp_path.iterdir()] == ["world.lock"]
+
+
+def test_what_a_killed_build_left_is_cleared(tmp_path):
+    left_over = tmp_path / "world.partial-abc"
+    left_over.mkdir()
+    (left_over / "half").write_text("x")
+    cache.build_once(tmp_path / "world", lambda folder: (folder / "f").write_text("y"))
+    assert not left_over.exists()
+    assert (tmp_path / "world" / "f").read_text() == "y"
+
+
+def test_two_who_ask_at_once_build_once(tmp_path):
+    built = []
+
+    def build(folder):
+        built.append(folder)
+        threading.Event().wait(0.2)  # long enough for the other one to find the lock taken
+        (folder / "f").write_text("y")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: cache.build_once(tmp_path / "world", build), range(2)))
+    assert len(built) == 1
+
+
+def test_the_manifest_lists_every_file(built):
+    files = json.loads((built.root / "manifest.json").read_text())["files"]
+    on_disk = {p.relative_to(built.root).as_posix() for p in built.root.rglob("*") if p.is_file()}
+    assert set(files) == on_disk - {"manifest.json"}
+
+
+def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("VERL_EXT_CACHE", str(tmp_path / "own"))
+    assert world.path_of("w_reinforce").parent == tmp_path / "own" / "toy"
+    monkeypatch.delenv("VERL_EXT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert world.path_of("w_reinforce").parent == tmp_path / "xdg" / "verl_ext" / "toy"
+
+
+def test_any_parameter_of_the_recipe_names_another_folder():
+    names = {
+        world.fingerprint(recipe)
+        for recipe in (
+            TINY,
+            replace(TINY, seed=1),
+            replace(TINY, warmup=replace(BRIEF, careless_share=0.25)),
+            replace(TINY, task=TaskSpec(max_length=4)),
+            replace(TINY, model=replace(SMALL, layers=2)),
+        )
+    }
+    assert len(names) == 5
+    assert world.fingerprint(TINY) == world.fingerprint(replace(TINY))
+
+
+def test_an_unknown_variant_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="did you mean 'w_reinforce'"):
+        world.ensure("w_reinforced")
+    with pytest.raises(ValueError, match="toy variant must be one of"):
+        world.path_of("zzz")
