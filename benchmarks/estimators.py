@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage  # noqa: TID251 - the rival
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from verl_ext.advantage_fns.w_reinforce import w_reinforce
 
