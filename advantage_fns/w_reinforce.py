@@ -54,10 +54,11 @@ def w_reinforce(
     sampled = response_mask.bool()  # once, for both uses below
     outcomes = outcome_scores(token_level_rewards, sampled)
     correct = outcomes == 1
-    if not torch.all(correct | (outcomes == 0)):
-        wrong = outcomes[~(correct | (outcomes == 0))].unique().tolist()
+    valid = correct | (outcomes == 0)
+    if not torch.all(valid):
+        wrong = sorted(set(outcomes[~valid].tolist()))[:5]
         raise ValueError(
-            f"outcomes must be 0 or 1, got {wrong[:5]}: use a reward function that gives 0 or 1 "
+            f"outcomes must be 0 or 1, got {wrong}: use a reward function that gives 0 or 1 "
             "(string_composition's official scores are -1, 0 and 1; add "
             "reward.custom_reward_function.reward_kwargs.binary=true)"
         )
