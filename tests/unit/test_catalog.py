@@ -4,6 +4,7 @@ import pytest
 
 from verl_ext import overlays
 from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS
+from verl_ext.cli.main import COMMANDS, main
 
 PLUGINS = {**ADVANTAGES, **MASKS}
 
@@ -39,3 +40,35 @@ def test_every_entry_names_its_paper(entry):
     assert entry.title
     assert entry.url.startswith("https://")
     assert entry.summary
+
+
+def test_the_module_is_the_command_too():
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "verl_ext", "list"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "verl_ext.w_reinforce" in run.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_subcommand_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert f"verl-ext {name}" in capsys.readouterr().out
+
+
+def test_the_command_alone_names_its_subcommands(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+
+
+def test_an_unknown_subcommand_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["plit"])
+    assert stopped.value.code == 2
+    assert "plit" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verl_ext.toy.task import Problem, TaskSpec, run, stream
 from verl_ext.toy.tokenizer import END, END_ID, PAD_ID, VOCAB_SIZE, byte_tokenizer
@@ -83,7 +83,6 @@ def model_config(spec: ModelSpec) -> "Qwen3Config":
         # Not PAD_ID: with a padding index the embedding row of the pad token starts as zero, and
         # normalising a zero vector blows up the gradient in engines that do not mask it.
         pad_token_id=None,
-        attn_implementation="sdpa",
         dtype="float32",
     )
 
@@ -160,7 +159,8 @@ def warm_up(
     tokenizer = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(warmup.seed)
-        model = Qwen3ForCausalLM(model_config(spec)).float()
+        untyped: Any = Qwen3ForCausalLM
+        model: Qwen3ForCausalLM = untyped(model_config(spec)).float()
     optimizer = torch.optim.AdamW(model.parameters(), lr=warmup.lr, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, warmup))
     data = demonstrations(task, warmup)
@@ -177,7 +177,8 @@ def warm_up(
             schedule.step()
             optimizer.zero_grad()
             bar.set_postfix(loss=f"{loss.item():.3f}")
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def save_model(model: "Qwen3ForCausalLM", folder: Path) -> None:

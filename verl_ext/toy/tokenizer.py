@@ -5,7 +5,7 @@ downloaded. The role names are single tokens, which keeps the toy prompts short 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -59,7 +59,8 @@ def byte_tokenizer() -> "PreTrainedTokenizerFast":
     core.add_special_tokens(
         [AddedToken(text, special=True, normalized=False) for text in RESERVED_TOKENS]
     )
-    return PreTrainedTokenizerFast(
+    untyped: Any = PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast = untyped(
         tokenizer_object=core,
         eos_token=END,
         pad_token=PAD,
@@ -68,6 +69,7 @@ def byte_tokenizer() -> "PreTrainedTokenizerFast":
         model_max_length=1024,
         chat_template=CHAT_TEMPLATE,
     )
+    return tokenizer
 
 
 def save_tokenizer(folder: Path) -> None:
