@@ -51,12 +51,14 @@ def w_reinforce(
             raise ValueError(f"{name} must be finite and >= 0, got {weight}")
     if not any(weights.values()):
         raise ValueError("positive_weight and negative_weight are both 0: nothing would be learned")
-    outcomes = outcome_scores(token_level_rewards, response_mask)
+    sampled = response_mask.bool()  # once, for both uses below
+    outcomes = outcome_scores(token_level_rewards, sampled)
     correct = outcomes == 1
-    if not torch.all(correct | (outcomes == 0)):
-        wrong = outcomes[~(correct | (outcomes == 0))].unique().tolist()
+    valid = correct | (outcomes == 0)
+    if not torch.all(valid):
+        wrong = sorted(set(outcomes[~valid].tolist()))[:5]
         raise ValueError(
-            f"outcomes must be 0 or 1, got {wrong[:5]}: use a reward function that gives 0 or 1 "
+            f"outcomes must be 0 or 1, got {wrong}: use a reward function that gives 0 or 1 "
             "(string_composition's official scores are -1, 0 and 1; add "
             "reward.custom_reward_function.reward_kwargs.binary=true)"
         )
@@ -65,5 +67,5 @@ def w_reinforce(
     positive = outcomes.new_tensor(0.0 + positive_weight)
     negative = outcomes.new_tensor(0.0 - negative_weight)
     scores = torch.where(correct, positive, negative)
-    advantages = spread_over_tokens(scores, response_mask)
+    advantages = spread_over_tokens(scores, sampled)
     return advantages, advantages

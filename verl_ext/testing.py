@@ -89,7 +89,8 @@ def advantages_of(estimator: Estimator, batch: Batch) -> Tensor:
     wanted = inspect.signature(estimator).parameters
     fields = {name: values for name, values in batch.fields.items() if name in wanted}
     result = estimator(batch.token_level_rewards, batch.response_mask, **fields)
-    return result[0] if isinstance(result, tuple) else result
+    advantages: Tensor = result[0] if isinstance(result, tuple) else result
+    return advantages
 
 
 def masked_entries_are_zero(estimator: Estimator, batch: Batch) -> None:

@@ -40,10 +40,11 @@ def pass_at_k(
     counts = correct_counts.double()
     valid = (counts >= 0) & (counts <= n) & (counts == counts.round())
     if not torch.all(valid):
-        wrong = counts[~valid].unique().tolist()[:5]
+        wrong = sorted(set(counts[~valid].tolist()))[:5]
         raise ValueError(f"correct counts must be whole numbers from 0 to n={n}, got {wrong}")
     drawn = torch.arange(k, dtype=torch.float64, device=counts.device)
-    wrong_left = ((n - counts).unsqueeze(-1) - drawn).clamp(min=0)
+    # Counts are whole: where k > n − c the product runs through an exact 0 and stays there.
+    wrong_left = (n - counts).unsqueeze(-1) - drawn
     return 1 - (wrong_left / (n - drawn)).prod(-1)
 
 
@@ -64,8 +65,10 @@ def pass_at_k_curve(outcomes: Shaped[Tensor, "prompts n"]) -> Float[Tensor, " n"
     """
     if outcomes.numel() == 0:
         raise ValueError(f"pass@k needs at least one outcome, got shape {tuple(outcomes.shape)}")
-    if not torch.all((outcomes == 0) | (outcomes == 1)):
-        raise ValueError(f"outcomes must be 0 or 1, got {outcomes.unique().tolist()[:5]}")
+    valid = (outcomes == 0) | (outcomes == 1)
+    if not torch.all(valid):
+        wrong = sorted(set(outcomes[~valid].tolist()))[:5]
+        raise ValueError(f"outcomes must be 0 or 1, got {wrong}")
     n = outcomes.shape[-1]
     counts = outcomes.double().sum(-1)
     return torch.stack([pass_at_k(counts, n, k).mean() for k in range(1, n + 1)])
