@@ -109,6 +109,16 @@ def test_nan_at_an_end_does_not_stop_the_drawing(tmp_path):
     plotting.draw_run(log_of(TRAINING, nan), tmp_path / "run.png", "a run")
 
 
+def test_a_mean_reward_outside_0_to_1_stays_in_sight():
+    mean = {"val-core/toy/reward/mean@4": Series((0, 4), (-3.0, 7.0))}
+    (axes,) = plotting.run_figure(log_of(mean), "a run").axes
+    low, high = axes.get_ylim()
+    assert low < -3.0
+    assert high > 7.0
+    (label,) = axes.texts
+    assert label.xy[1] == pytest.approx((7.0 - low) / (high - low))
+
+
 def test_a_run_without_any_of_it_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing to draw"):
         plotting.draw_run(log_of({"x": Series((1,), (1.0,))}), tmp_path / "run.png", "a run")
