@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from verl_ext.run_log import REWARD, RunLog, Series
@@ -24,7 +25,7 @@ TRAINING = {  # metric -> title and unit of its panel
     "actor/entropy": ("entropy", "nats per token"),
     "response_length/mean": ("response length", "tokens"),
 }
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # not dict: matplotlib types the key as a long list of literals
     "axes.axisbelow": True,
     "axes.edgecolor": "#9CA3AF",
     "axes.grid": True,
@@ -135,8 +136,9 @@ def _validation_panel(axes: Axes, source: str, curves: dict[str, Series]) -> Non
     for index, (label, series) in enumerate(curves.items()):
         colour = shades(0.75 * index / max(len(curves) - 1, 1))
         axes.plot(series.steps, series.values, color=colour, marker="o", clip_on=False, label=label)
-        marks.append((series.values[-1], f"{label}  {_before_after(series)}", colour))
-    axes.set_ylim(0, 1)
+        marks.append((_last_finite(series.values), f"{label}  {_before_after(series)}", colour))
+    if all(not (value < 0 or value > 1) for curve in curves.values() for value in curve.values):
+        axes.set_ylim(0, 1)  # else a mean reward, which may lie anywhere
     axes.set_title(f"validation: {source}")
     axes.set_xlabel("training step")
     axes.set_ylabel("share solved" if "pass@1" in curves else "")
@@ -173,7 +175,7 @@ def _comparison_panel(
         values = [series.values[when] for series in curves.values()]
         dashes = "--" if untrained else "-"
         axes.plot(list(curves), values, color=colour, linestyle=dashes, label=label)
-        marks.append((values[-1], f"{label}  {values[0]:.2f} … {values[-1]:.2f}", colour))
+        marks.append((_last_finite(values), f"{label}  {values[0]:.2f} … {values[-1]:.2f}", colour))
         largest = max(largest, *curves)
     axes.set_xscale("log", base=2)
     axes.set_xlim(1, max(largest, 2))
@@ -191,8 +193,7 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     columns = 1 if count == 1 else 2 if count <= 4 else 3 if count <= 9 else 4
     rows = math.ceil(count / columns)
     size = (PANEL[0] * columns + 0.6, PANEL[1] * rows + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
 
 
@@ -202,8 +203,9 @@ def _headline(figure: Figure, title: str, rest: str) -> None:
 
 def _end_labels(axes: Axes, marks: list[tuple[float, str, Any]]) -> None:
     """Writes each line's label right of its end, moved apart where they would overlap."""
-    ordered = sorted((mark for mark in marks if math.isfinite(mark[0])), key=lambda mark: mark[0])
-    heights = _spread([value for value, _, _ in ordered])
+    ordered = sorted(marks, key=lambda mark: mark[0])
+    low, high = axes.get_ylim()
+    heights = _spread([(value - low) / (high - low) for value, _, _ in ordered])
     for height, (_, text, colour) in zip(heights, ordered, strict=True):
         axes.annotate(
             text,
@@ -232,6 +234,10 @@ def _spread(values: Sequence[float]) -> list[float]:
 def _before_after(series: Series) -> str:
     finite = [value for value in series.values if math.isfinite(value)]
     return f"{finite[0]:.2f} → {finite[-1]:.2f}" if finite else "not a number"
+
+
+def _last_finite(values: Sequence[float]) -> float:
+    return next((value for value in reversed(values) if math.isfinite(value)), 0.0)
 
 
 def _drawable(series: Series | None) -> bool:

@@ -206,7 +206,7 @@ def _rows(title: str, curves: Mapping[tuple[str, str], Series]) -> list[tuple[st
         return []
     first = min(series.steps[0] for series in curves.values())
     last = max(series.steps[-1] for series in curves.values())
-    rows = [(title, "", f"step {first}", f"step {last}", "change")]
+    rows: list[tuple[str, ...]] = [(title, "", f"step {first}", f"step {last}", "change")]
     shown = None
     for (source, label), series in curves.items():
         before, after = series.at(first), series.at(last)

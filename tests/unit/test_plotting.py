@@ -104,9 +104,21 @@ def test_a_metric_that_was_never_finite_counts_as_missing(capsys):
     assert "actor/entropy" in capsys.readouterr().out
 
 
-def test_nan_at_an_end_does_not_stop_the_drawing(tmp_path):
-    nan = {"verl_ext/val/toy/pass@1": Series((0, 4), (0.5, math.nan))}
-    plotting.draw_run(log_of(TRAINING, nan), tmp_path / "run.png", "a run")
+def test_a_line_that_ends_in_nan_is_labelled_where_it_was_last_seen():
+    nan = {"verl_ext/val/toy/pass@1": Series((0, 2, 4), (0.25, 0.5, math.nan))}
+    (label,) = panels(plotting.run_figure(log_of(nan), "a run"))["validation: toy"].texts
+    assert label.get_text() == "pass@1  0.25 → 0.50"
+    assert label.xy == (1, 0.5)
+
+
+def test_a_mean_reward_outside_0_to_1_stays_in_sight():
+    mean = {"val-core/toy/reward/mean@4": Series((0, 4), (-3.0, 7.0))}
+    (axes,) = plotting.run_figure(log_of(mean), "a run").axes
+    low, high = axes.get_ylim()
+    assert low < -3.0
+    assert high > 7.0
+    (label,) = axes.texts
+    assert label.xy[1] == pytest.approx((7.0 - low) / (high - low))
 
 
 def test_a_run_without_any_of_it_is_refused(tmp_path):

@@ -99,6 +99,12 @@ def test_pass_at_k_is_ordered_by_number_and_kept_apart_by_data_source(tmp_path):
     assert list(log.validation("openai/gsm8k")) == [f"pass@{k}" for k in (1, 2, 4, 8, 12)]
 
 
+def test_pass_at_k_is_ascending_whatever_the_order_in_the_file(tmp_path):
+    shuffled = {f"verl_ext/val/toy/pass@{k}": k / 16 for k in (10, 2, 1)}
+    log = run_log.read(write(tmp_path / "m.jsonl", record(0, **shuffled)))
+    assert list(log.pass_at_k("toy")) == [1, 2, 10]
+
+
 def test_without_pass_at_k_verls_mean_stands_in(tmp_path):
     log = run_log.read(write(tmp_path / "m.jsonl", record(0, **{"val-core/toy/acc/mean@4": 0.5})))
     assert log.data_sources == ["toy"]
