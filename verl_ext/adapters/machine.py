@@ -12,8 +12,8 @@ from verl.plugin.platform.platform_manager import PlatformRegistry
 from verl_ext.adapters import run_view
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.platforms import cpu
+from verl_ext.run_log import METRICS_FILE
 
-METRICS_FILE = "metrics.jsonl"
 # verl's resource pool reserves this many CPUs beside each accelerator (max_colocate_count).
 CPUS_PER_WORKER = 3
 

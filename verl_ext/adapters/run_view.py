@@ -23,6 +23,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from verl_ext import run_log
+
 LOG_FILE = "verl.log"
 PICTURE = "run.png"
 STEP_LINE = re.compile(r"^step:\d+ - ")
@@ -59,17 +61,15 @@ class RunView(Callback):
         seconds = time.monotonic() - self._started
         directory = Path(config.hydra.runtime.output_dir)
         if job_return.status is JobStatus.COMPLETED:
-            report(directory, metrics_file(config), seconds)
+            report(directory, metrics_file(config), config.trainer.experiment_name, seconds)
         elif self._logs is not None:
             self._logs.show_trouble(directory / LOG_FILE)
 
 
 def metrics_file(config: DictConfig) -> Path:
     """Where verl's file logger writes (``machine.prepare`` tells it so)."""
-    from verl_ext.adapters.machine import METRICS_FILE
-
     chosen = os.environ.get("VERL_FILE_LOGGER_PATH")
-    return Path(chosen) if chosen else Path(config.hydra.runtime.output_dir) / METRICS_FILE
+    return Path(chosen) if chosen else Path(config.hydra.runtime.output_dir) / run_log.METRICS_FILE
 
 
 def in_use() -> bool:
@@ -79,16 +79,16 @@ def in_use() -> bool:
     return "verl_ext" in (HydraConfig.get().callbacks or {})
 
 
-def report(directory: Path, metrics: Path, seconds: float) -> None:
+def report(directory: Path, metrics: Path, title: str, seconds: float) -> None:
     """Prints the table and draws the picture of a finished run."""
     if not metrics.exists():
         print(f"[verl_ext] the run logged nothing to {metrics}: no table, no picture")
         return
-    from verl_ext import plotting, run_log
+    from verl_ext import plotting
 
     log = run_log.read(metrics)
     print(run_log.summary(log, seconds))
-    plotting.draw_run(log, directory / PICTURE, directory.name)
+    plotting.draw_run(log, directory / PICTURE, title)
     print(f"picture: {directory / PICTURE}\nverl's output: {directory / LOG_FILE}")
 
 
