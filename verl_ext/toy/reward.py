@@ -1,9 +1,9 @@
-"""The reward of the toy world: 1 for the right final word, 0 for any other."""
+"""The reward of the toy world: 1 for exactly the right word, 0 for any other."""
 
 import difflib
 from typing import Any
 
-from verl_ext.toy.task import DATA_SOURCES, MARK
+from verl_ext.toy.task import DATA_SOURCES
 from verl_ext.toy.tokenizer import END, PAD
 
 
@@ -15,9 +15,6 @@ def compute_score(
     **kwargs: Any,
 ) -> dict[str, float]:
     """Returns ``{"score": r, "acc": r}`` with r = 1.0 for an exact match, else 0.0.
-
-    The answer is what follows the last ``>``, or the whole response where there is none; the work
-    shown before it is not judged.
 
     Args:
         data_source: one of ``DATA_SOURCES``.
@@ -45,6 +42,5 @@ def compute_score(
         raise ValueError("ground_truth is empty; every toy problem has an answer")
     while solution_str.endswith(PAD):
         solution_str = solution_str.removesuffix(PAD)
-    answer = solution_str.removesuffix(END).rpartition(MARK)[2]
-    correct = float(answer == ground_truth)
+    correct = float(solution_str.removesuffix(END) == ground_truth)
     return {"score": correct, "acc": correct}

@@ -22,9 +22,6 @@ from verl_ext.reward_fns.string_composition import apply
 
 Split = Literal["warmup", "train", "validation"]
 
-# Stands before every word of a worked solution; the answer is what follows the last one.
-MARK = ">"
-
 # func id -> its fixed parameters: sort, rotate left by one, mirror, double each letter, reverse,
 # drop the last letter of a word of odd length.
 SKILLS: dict[int, tuple[int, ...]] = {3: (), 8: (1,), 9: (), 14: (), 17: (), 22: ()}
@@ -45,7 +42,7 @@ class TaskSpec:
         max_answer: longest answer, in letters; one token each, plus the eos token.
     """
 
-    alphabet: str = "abcdefgh"
+    alphabet: str = "abcdef"
     min_length: int = 2
     max_length: int = 3
     max_answer: int = 12
@@ -68,12 +65,6 @@ class Problem:
     def answer(self) -> str:
         """The word after every function, innermost first."""
         return run(self.skills, self.word)
-
-    @property
-    def worked(self) -> str:
-        """The answer with the work shown: every intermediate word, each behind a mark."""
-        depths = range(1, len(self.skills) + 1)
-        return "".join(MARK + run(self.skills[:depth], self.word) for depth in depths)
 
 
 def run(skills: Sequence[int], word: str) -> str:

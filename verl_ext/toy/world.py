@@ -42,9 +42,9 @@ class Recipe:
 BASE = Recipe()
 VARIANTS: dict[str, Recipe] = {
     "w_reinforce": BASE,
-    # Trained for longer and on worked solutions alone: does always what the base does rarely.
+    # Trained for longer and on careful demonstrations alone: knows what the base only half knows.
     "teacher": replace(
-        BASE, warmup=replace(BASE.warmup, steps=3 * BASE.warmup.steps, worked_share=1.0)
+        BASE, warmup=replace(BASE.warmup, steps=3 * BASE.warmup.steps, careless_share=0.0)
     ),
 }
 
@@ -94,11 +94,6 @@ def path_of(variant: str, cache_dir: Path | None = None) -> Path:
         ValueError: there is no such variant.
     """
     return cache_root(cache_dir) / "toy" / f"{variant}-{fingerprint(recipe_of(variant))}"
-
-
-def world_at(root: Path) -> World:
-    """Returns the parts of the world in a folder, built or not."""
-    return World(root, root / "model", root / "train.parquet", root / "val.parquet")
 
 
 def verl_row(problem: Problem, data_source: str, split: Split, index: int) -> dict[str, Any]:
@@ -165,4 +160,4 @@ def ensure(
     recipe = recipe_of(variant)
     root = path_of(variant, cache_dir)
     build_once(root, lambda folder: build(recipe, folder, progress=progress))
-    return world_at(root)
+    return World(root, root / "model", root / "train.parquet", root / "val.parquet")
