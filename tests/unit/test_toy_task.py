@@ -25,18 +25,18 @@ def some(data_source, split, count=200, seed=0):
 
 
 def test_the_inner_function_runs_first_and_stands_last():
-    # reverse(gab) = bag, then doubled; the other order gives the same letters, mirrored apart
-    problem = Problem((17, 14), "gab")
-    assert problem.prompt == "f14(f17(gab))="
-    assert problem.answer == "bbaagg"
-    # rotate then reverse differs from reverse then rotate: gab -> abg -> gba, gab -> bag -> agb
-    assert Problem((8, 17), "gab").answer == "gba"
-    assert Problem((17, 8), "gab").answer == "agb"
+    # reverse(fab) = baf, then doubled; the other order gives the same letters, mirrored apart
+    problem = Problem((17, 14), "fab")
+    assert problem.prompt == "f14(f17(fab))="
+    assert problem.answer == "bbaaff"
+    # rotate then reverse differs from reverse then rotate: fab -> abf -> fba, fab -> baf -> afb
+    assert Problem((8, 17), "fab").answer == "fba"
+    assert Problem((17, 8), "fab").answer == "afb"
 
 
 def test_an_unknown_function_is_refused_by_name():
     with pytest.raises(ValueError, match=r"func id must be one of .* got 99"):
-        run((99,), "gab")
+        run((99,), "fab")
 
 
 def test_trained_and_held_out_pairs_part_the_table():
@@ -117,17 +117,17 @@ def test_the_problems_do_not_depend_on_the_hash_seed():
 @pytest.mark.parametrize(
     ("response", "score"),
     [
-        ("bbaagg", 1.0),
-        ("bbaagg<|im_end|>", 1.0),
-        ("bbaagg<|im_end|><|endoftext|><|endoftext|>", 1.0),
-        ("bbaagg ", 0.0),
-        ("bbaagg\n", 0.0),
-        ("BBAAGG", 0.0),
-        ("bbaaggg", 0.0),
-        ("bbaag", 0.0),
-        ("bbaagg=bbaagg", 0.0),
-        ("<|im_end|>bbaagg", 0.0),
-        ("bbaagg<|im_end|><|im_end|>", 0.0),
+        ("bbaaff", 1.0),
+        ("bbaaff<|im_end|>", 1.0),
+        ("bbaaff<|im_end|><|endoftext|><|endoftext|>", 1.0),
+        ("bbaaff ", 0.0),
+        ("bbaaff\n", 0.0),
+        ("BBAAFF", 0.0),
+        ("bbaafff", 0.0),
+        ("bbaaf", 0.0),
+        ("bbaaff=bbaaff", 0.0),
+        ("<|im_end|>bbaaff", 0.0),
+        ("bbaaff<|im_end|><|im_end|>", 0.0),
         ("", 0.0),
         ("\ufffd", 0.0),
         ("b" * 10_000, 0.0),
@@ -135,7 +135,7 @@ def test_the_problems_do_not_depend_on_the_hash_seed():
 )
 def test_only_the_exact_word_is_rewarded(response, score):
     expected = {"score": score, "acc": score}
-    assert compute_score("toy", response, "bbaagg", {"index": 0}, num_turns=1) == expected
+    assert compute_score("toy", response, "bbaaff", {"index": 0}, num_turns=1) == expected
 
 
 def test_a_misspelt_data_source_is_refused_with_the_nearest_name():

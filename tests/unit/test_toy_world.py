@@ -119,7 +119,9 @@ def test_the_loss_stands_on_the_answer_and_its_end_alone():
 
 
 def test_carelessness_forgets_one_function_of_a_pair_and_spares_single_functions():
-    data = demonstrations(TaskSpec(), WarmupSpec(single_share=0.5, careless_share=1.0))
+    data = demonstrations(
+        TaskSpec(), WarmupSpec(single_share=0.5, careful_share=0.0, careless_share=1.0)
+    )
     for problem, answer in (next(data) for _ in range(300)):
         assert split_of(problem.prompt) == "warmup"
         if len(problem.skills) == 1:
@@ -129,8 +131,16 @@ def test_carelessness_forgets_one_function_of_a_pair_and_spares_single_functions
 
 
 def test_careful_demonstrations_are_all_right():
-    data = demonstrations(TaskSpec(), WarmupSpec(careless_share=0.0))
+    data = demonstrations(TaskSpec(), WarmupSpec(careful_share=0.0, careless_share=0.0))
     assert all(answer == problem.answer for problem, answer in (next(data) for _ in range(300)))
+
+
+def test_carelessness_begins_after_the_careful_share_of_the_updates():
+    warmup = WarmupSpec(steps=100, batch_size=4, careful_share=0.75, careless_share=1.0)
+    data = demonstrations(TaskSpec(), warmup)
+    right = [answer == problem.answer for problem, answer in (next(data) for _ in range(400))]
+    assert all(right[:300])  # 75 updates of 4
+    assert not all(right[300:])
 
 
 def test_the_warm_up_learns():

@@ -42,7 +42,7 @@ class TaskSpec:
         max_answer: longest answer, in letters; one token each, plus the eos token.
     """
 
-    alphabet: str = "abcdefgh"
+    alphabet: str = "abcdef"
     min_length: int = 2
     max_length: int = 3
     max_answer: int = 12
