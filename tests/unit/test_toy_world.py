@@ -290,6 +290,16 @@ def test_a_build_that_fails_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["world.lock"]
 
 
+def test_the_finished_folder_is_the_very_one_that_was_built_renamed_at_once(tmp_path):
+    built = []
+
+    def build(folder):
+        (folder / "f").write_text("y")
+        built.append(folder.stat().st_ino)
+
+    assert cache.build_once(tmp_path / "world", build).stat().st_ino == built[0]
+
+
 def test_what_a_killed_build_left_is_cleared(tmp_path):
     left_over = tmp_path / "world.partial-abc"
     left_over.mkdir()

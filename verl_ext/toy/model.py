@@ -105,7 +105,8 @@ def demonstrations(task: TaskSpec, warmup: WarmupSpec) -> Iterator[tuple[Problem
             yield problem, problem.answer
         else:
             problem = next(pairs)
-            forget = shown >= careful and rng.random() < warmup.careless_share
+            share = warmup.careless_share if shown >= careful else 0.0
+            forget = rng.random() < share
             skills = (rng.choice(problem.skills),) if forget else problem.skills
             yield problem, run(skills, problem.word)
 
