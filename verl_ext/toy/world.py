@@ -96,6 +96,11 @@ def path_of(variant: str, cache_dir: Path | None = None) -> Path:
     return cache_root(cache_dir) / "toy" / f"{variant}-{fingerprint(recipe_of(variant))}"
 
 
+def world_at(root: Path) -> World:
+    """Returns the parts of the world in a folder, built or not."""
+    return World(root, root / "model", root / "train.parquet", root / "val.parquet")
+
+
 def verl_row(problem: Problem, data_source: str, split: Split, index: int) -> dict[str, Any]:
     """Returns the row of verl's data format that asks for one problem."""
     return {
@@ -160,4 +165,4 @@ def ensure(
     recipe = recipe_of(variant)
     root = path_of(variant, cache_dir)
     build_once(root, lambda folder: build(recipe, folder, progress=progress))
-    return World(root, root / "model", root / "train.parquet", root / "val.parquet")
+    return world_at(root)
