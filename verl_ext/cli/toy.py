@@ -79,6 +79,21 @@ def _run_string_composition(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_compact(worlds: Any) -> None:
+    parser = worlds.add_parser("compact", help="the tiny model and task of +task=toy")
+    parser.add_argument("--variant", default="w_reinforce", help="default: %(default)s")
+
+
+def _run_compact(args: argparse.Namespace) -> int:
+    from verl_ext.toy.world import ensure
+
+    world = ensure(args.variant)
+    for part in ("model", "train", "val"):
+        print(f"{part}: {getattr(world, part)}")
+    return 0
+
+
 WORLDS: dict[str, tuple[Callable[[Any], None], Callable[[argparse.Namespace], int]]] = {
+    "compact": (_add_compact, _run_compact),
     "string_composition": (_add_string_composition, _run_string_composition),
 }
