@@ -121,3 +121,24 @@ def test_the_plain_dictionary_of_arguments_reaches_the_function(verl_config):
     config = verl_config(*RUN, "algorithm.verl_ext.advantage.positive_weight=0.5")
     assert OmegaConf.is_dict(config.algorithm.verl_ext.advantage)
     driver_check.check(config)
+
+
+def test_megatron_on_the_cpu_platform_is_refused_in_words(verl_config):
+    config = verl_config("model_engine=megatron", *RUN)
+    with pytest.raises(SettingsError, match="model_engine=dp"):
+        driver_check.check(config)
+
+
+@pytest.mark.parametrize("version", ["0.9.0", "0.10.0", "1.2"])
+def test_a_verl_outside_the_range_is_refused_with_the_range(version):
+    from verl_ext.adapters.registration import check_version
+
+    with pytest.raises(RuntimeError, match=r"verl-ext needs >=0\.9\.1,<0\.10"):
+        check_version(version)
+
+
+@pytest.mark.parametrize("version", ["0.9.1", "0.9.7"])
+def test_a_verl_inside_the_range_is_taken(version):
+    from verl_ext.adapters.registration import check_version
+
+    check_version(version)

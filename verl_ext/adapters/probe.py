@@ -1,5 +1,6 @@
 """What verl-ext has registered in a process; `verl-ext doctor` asks driver and Ray worker."""
 
+import importlib
 import traceback
 from dataclasses import dataclass, field
 
@@ -82,14 +83,29 @@ def overlays_found() -> str:
     return "" if "paper" not in config else "+paper became a plain key"
 
 
-def megatron() -> list[str]:
-    """Lines on what verl's Megatron engine has here and what it lacks."""
-    from importlib.metadata import PackageNotFoundError, version
+def megatron() -> str:
+    """Whether verl's Megatron engine can run here, and why not."""
+    from importlib.metadata import distributions
 
-    lines = []
-    for package in ("megatron-core", "mbridge", "megatron-bridge", "transformer-engine"):
-        try:
-            lines.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            lines.append(f"{package} not installed")
-    return lines
+    names = {"megatron-core", "mbridge", "megatron-bridge", "transformer-engine"}
+    found = {
+        dist.metadata["Name"]: dist.version
+        for dist in distributions()
+        if dist.metadata["Name"] in names
+    }
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
+    if "megatron-core" not in found:
+        return "absent: megatron-core is not installed"
+    if not found.keys() & {"mbridge", "megatron-bridge"}:
+        return f"absent: {versions}, but neither mbridge nor megatron-bridge"
+    importlib.import_module("verl.workers.engine")
+    from verl.utils.device import get_device_name
+    from verl.workers.engine.base import EngineRegistry
+
+    engines = EngineRegistry._engines["language_model"].get("megatron")
+    if engines is None:
+        return f"absent: {versions} are installed, but verl could not import its engine with them"
+    devices = sorted({key if isinstance(key, str) else key[0] for key in engines})
+    if get_device_name() not in devices:
+        return f"{versions}; not usable here: verl's engine is for {', '.join(devices)}"
+    return f"{versions}; usable"

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     overlays = probe.overlays_found()
     problems += [f"overlays: {overlays}"] if overlays else []
     print(f"overlays     {'not found' if overlays else '+paper= +task= +scale= found by Hydra'}")
-    print("Megatron     " + ", ".join(probe.megatron()))
+    print(f"Megatron     {probe.megatron()}")
     return _verdict(problems)
 
 
