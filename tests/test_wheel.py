@@ -106,3 +106,23 @@ assert advantages.tolist() == [[0.5, 0.5], [0.5, 0.5]]
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_the_installed_wheel_gives_verl_its_overlays_from_an_empty_directory(installed, tmp_path):
+    """The wheel's files win over the editable install: a path comes before an import finder."""
+    import os
+
+    where = "import verl, verl_ext; print(verl_ext.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    found = subprocess.run(
+        [sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert found.stdout.startswith(str(installed)), found.stderr
+    composed = subprocess.run(
+        [sys.executable, "-m", "verl.trainer.main_ppo", "+paper=nsr", "+scale=cpu", "--cfg", "job"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "adv_estimator: verl_ext.w_reinforce" in composed.stdout, composed.stderr

@@ -36,9 +36,12 @@ def prepare(config: DictConfig) -> None:
 
     The progress bar reads that file, so under our overlays it is always written.
     """
-    if run_view.in_use() and "file" not in config.trainer.logger:
+    if run_view.in_use():
+        verbose = OmegaConf.select(config, "algorithm.verl_ext.verbose")
+        wanted = ["console", "file"] if verbose else ["file"]  # verbose: all that verl can print
+        missing = [name for name in wanted if name not in config.trainer.logger]
         with open_dict(config):
-            config.trainer.logger = [*config.trainer.logger, "file"]
+            config.trainer.logger = [*config.trainer.logger, *missing]
     if "file" not in config.trainer.logger or os.environ.get("VERL_FILE_LOGGER_PATH"):
         return
     if HydraConfig.initialized():

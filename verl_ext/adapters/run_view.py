@@ -89,7 +89,9 @@ def report(directory: Path, metrics: Path, title: str, seconds: float) -> None:
     log = run_log.read(metrics)
     print(run_log.summary(log, seconds))
     plotting.draw_run(log, directory / PICTURE, title)
-    print(f"picture: {directory / PICTURE}\nverl's output: {directory / LOG_FILE}")
+    print(f"picture: {directory / PICTURE}")
+    if (directory / LOG_FILE).exists():
+        print(f"verl's output: {directory / LOG_FILE}")
 
 
 class WorkerLogs:
