@@ -90,16 +90,19 @@ def test_a_finished_run_prints_a_table_and_draws_a_picture(tmp_path, capsys):
     assert (tmp_path / run_view.PICTURE).stat().st_size > 10_000
 
 
-def test_a_run_that_failed_draws_nothing(tmp_path, capsys):
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_run_that_failed_draws_nothing(tmp_path, capsys, monkeypatch, ready):
+    """And a run that was refused before it began has nothing to show."""
     config = OmegaConf.create(
         {"hydra": {"runtime": {"output_dir": str(tmp_path)}}, "algorithm": {}, "trainer": {}}
     )
+    monkeypatch.setattr(run_view, "READY", SimpleNamespace(is_set=lambda: ready))
     view = run_view.RunView()
     view._logs = run_view.WorkerLogs(io.StringIO(), show_steps=False)
     failed = JobReturn(status=JobStatus.FAILED)
     view.on_job_end(config, failed)
     assert not (tmp_path / run_view.PICTURE).exists()
-    assert "everything the run printed" in capsys.readouterr().err
+    assert ("everything the run printed" in capsys.readouterr().err) is ready
 
 
 def test_verls_metrics_file_is_put_into_the_runs_directory(verl_config, monkeypatch, tmp_path):

@@ -62,7 +62,7 @@ class RunView(Callback):
         directory = Path(config.hydra.runtime.output_dir)
         if job_return.status is JobStatus.COMPLETED:
             report(directory, metrics_file(config), config.trainer.experiment_name, seconds)
-        elif self._logs is not None:
+        elif self._logs is not None and READY.is_set():
             self._logs.show_trouble(directory / LOG_FILE)
 
 
