@@ -183,7 +183,7 @@ class ProgressBar:
             passed = {key: data[key] for key in data if key.endswith("/pass@1")}
             if passed:
                 self._validation = " ".join(
-                    f"{key.split('/')[2]} {value:.3f}" for key, value in passed.items()
+                    f"{key.split('/')[2]} {value:.3f}" for key, value in sorted(passed.items())
                 )
             shown = [self._reward, self._validation and f"validation {self._validation}"]
             bar.set_description(" · ".join(text for text in shown if text), refresh=False)
