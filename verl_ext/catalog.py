@@ -1,6 +1,6 @@
 """Everything verl-ext registers, by name. Pure: no verl, no configuration.
 
-One dictionary per extension point; a new method is one entry here (``docs/adding_a_paper.md``).
+One dictionary per extension point; a new method is one entry here (``CONTRIBUTING.md``).
 """
 
 from collections.abc import Callable

@@ -144,9 +144,10 @@ def _check_call(key: str, function: Callable[..., Any], arguments: Mapping[str, 
     parameters = inspect.signature(function).parameters.values()
     allowed = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]
     _refuse_unknown(key, arguments, allowed)
+    plain: Any = OmegaConf.to_container(OmegaConf.create(dict(arguments)))
     batch = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     try:
-        function(batch, torch.ones(2, 2), **OmegaConf.to_container(OmegaConf.create(arguments)))
+        function(batch, torch.ones(2, 2), **plain)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{key}: {error}") from error
 

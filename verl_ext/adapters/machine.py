@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from verl.plugin.platform import get_platform, set_platform
-from verl.plugin.platform.platform_manager import PlatformRegistry
+from verl.plugin.platform.platform_cuda import PlatformCUDA
 
 from verl_ext.adapters import run_view
 from verl_ext.adapters.errors import SettingsError
@@ -67,7 +67,7 @@ def _check_device(config: DictConfig) -> None:
         # A head node without accelerators that submits to a cluster: here the CPU is no platform.
         os.environ[cpu.OFF] = "1"
         _set_env(config, cpu.OFF, "1")
-        set_platform(PlatformRegistry.get("nvidia")())  # what verl itself falls back to
+        set_platform(PlatformCUDA())  # what verl itself falls back to
 
 
 def _check_engine(config: DictConfig) -> None:

@@ -28,11 +28,10 @@ def variant(config: DictConfig) -> str:
 
 def in_use(config: DictConfig) -> bool:
     """Whether the run's data or model is the toy world's."""
-    raw = (
-        OmegaConf.to_container(config.data, resolve=False).get("train_files"),
-        OmegaConf.to_container(config.actor_rollout_ref.model, resolve=False).get("path"),
-    )
-    return any(f"${{{RESOLVER}:" in str(value) for value in raw)
+    nodes = ((config.data, "train_files"), (config.actor_rollout_ref.model, "path"))
+    raw: list[Any] = [OmegaConf.to_container(node, resolve=False) for node, _ in nodes]
+    values = [container[key] for container, (_, key) in zip(raw, nodes, strict=True)]
+    return any(f"${{{RESOLVER}:" in str(value) for value in values)
 
 
 def check(config: DictConfig) -> None:

@@ -23,6 +23,10 @@ class VerlExtTrainer:
     """What verl-ext adds to a V1 trainer; mixed in before verl's class."""
 
     base_mode: str
+    # verl's own, named here for readers and the type checker.
+    config: DictConfig
+    global_steps: int
+    actor_rollout_wg: Any
 
     def __init__(self, config: DictConfig) -> None:
         # verl compares the mode string with "sync" in eight places: give it the name it knows.
@@ -108,7 +112,7 @@ class VerlExtTrainer:
         sample_turns: list[int],
         expected_acc_counts: dict[tuple[str, str], int] | None = None,
     ) -> dict[str, float]:
-        metrics = super()._val_metrics_update(  # type: ignore[misc]
+        metrics: dict[str, float] = super()._val_metrics_update(  # type: ignore[misc]
             data_sources,
             sample_uids,
             reward_extra_infos_dict,

@@ -52,7 +52,7 @@ def pass_at_k_metrics(
 
 
 def _outcomes(infos: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> list[float]:
-    accuracies = [infos["acc"][row] for row in rows] if "acc" in infos else [None]
+    accuracies: list[Any] = [infos["acc"][row] for row in rows] if "acc" in infos else [None]
     if all(value is not None for value in accuracies):
         return [float(value) for value in accuracies]
     return [float(infos["reward"][row]) for row in rows]

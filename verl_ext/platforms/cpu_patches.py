@@ -107,7 +107,7 @@ def keep_linear_weights(module: ModuleType) -> None:
     import torch
 
     def dispatch(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
+        layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
 
     module.dispatch_cpu_unquantized_gemm = dispatch  # type: ignore[attr-defined]
 

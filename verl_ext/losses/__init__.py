@@ -1,1 +1,0 @@
-"""Pure losses (empty until the first distillation method)."""
