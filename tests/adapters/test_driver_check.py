@@ -74,8 +74,37 @@ def test_zero_advantage_without_a_token_mean_would_have_no_effect(verl_config):
         driver_check.check(config)
 
 
-def test_a_reward_known_to_give_minus_one_is_refused_before_the_run(verl_config):
-    config = verl_config(*RUN, "task=string_composition")
+@pytest.fixture
+def string_composition(verl_config, monkeypatch, tmp_path):
+    """The configuration of a string-composition run whose data and model are there."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / "string_composition"
+    folder.mkdir(parents=True)
+    for name in ("train.parquet", "val.parquet"):
+        (folder / name).touch()
+    model = "actor_rollout_ref.model.path=/some/model"
+    return verl_config(*RUN, "task=string_composition", model)
+
+
+def test_missing_data_is_answered_with_what_makes_it(string_composition, tmp_path):
+    (tmp_path / "data" / "string_composition" / "val.parquet").unlink()
+    with pytest.raises(SettingsError, match=r"data\.val_files.*verl-ext toy string_composition"):
+        driver_check.check(string_composition)
+
+
+def test_verls_placeholder_model_is_noticed(string_composition):
+    string_composition.actor_rollout_ref.model.path = driver_check.VERLS_PLACEHOLDER
+    with pytest.raises(SettingsError, match=r"Add: actor_rollout_ref\.model\.path="):
+        driver_check.check(string_composition)
+
+
+def test_remote_data_is_not_looked_for(string_composition):
+    string_composition.data.train_files = ["hdfs://somewhere/train.parquet"]
+    driver_check.check(string_composition)
+
+
+def test_a_reward_known_to_give_minus_one_is_refused_before_the_run(string_composition):
+    config = string_composition
     driver_check.check(config)
     config.reward.custom_reward_function.reward_kwargs.binary = False
     with pytest.raises(SettingsError, match=r"reward_kwargs\.binary=true"):

@@ -8,6 +8,7 @@ nearest valid name.
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from verl_ext.catalog import ADVANTAGES, MASKS
 from verl_ext.suggest import nearest
 
 SECTIONS = ("advantage", "masks", "toy", "verbose")
+VERLS_PLACEHOLDER = "~/models/deepseek-llm-7b-chat"
 # Reward functions of ours that give 0/1 only when asked to.
 BINARY_ON_REQUEST = ("verl_ext.reward_fns.string_composition",)
 
@@ -58,6 +60,7 @@ def check(config: DictConfig) -> None:
     _check_toy(config)
     _check_packages(config)
     machine.check(config)
+    _check_inputs(config)
 
 
 def _check_overlays(config: DictConfig) -> None:
@@ -172,6 +175,26 @@ def _check_packages(config: DictConfig) -> None:
     for module, remedy in needed.items():
         if importlib.util.find_spec(module) is None:
             raise SettingsError(f"Python module '{module}' is missing: {remedy}")
+
+
+def _check_inputs(config: DictConfig) -> None:
+    """Local data files must be there, and the model must be one somebody chose."""
+    if toy.in_use(config):
+        return  # built after this check
+    for key in ("train_files", "val_files"):
+        files = config.data[key]
+        for file in [files] if isinstance(files, str) else files or []:
+            if "://" not in file and not Path(file).expanduser().exists():
+                raise SettingsError(
+                    f"data.{key}: there is no file {file}. The header of the task's recipe says "
+                    "what makes it (for string_composition: `verl-ext toy string_composition "
+                    "--out data/string_composition`); or name your own"
+                )
+    if config.actor_rollout_ref.model.path == VERLS_PLACEHOLDER:
+        raise SettingsError(
+            "actor_rollout_ref.model.path is still verl's placeholder: this scale and task bring "
+            "no model. Add: actor_rollout_ref.model.path=YOUR_MODEL"
+        )
 
 
 def _refuse_unknown(key: str, given: Iterable[str], valid: Iterable[str]) -> None:
