@@ -3,6 +3,7 @@
 import argparse
 import platform
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,6 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     problems = _versions()
     if problems:
         return _verdict(problems)
+    # verl warns of every engine that is not installed; what matters of it is said below.
+    warnings.simplefilter("ignore")
     from verl_ext.adapters import probe
 
     problems += _process("driver", probe.look())
