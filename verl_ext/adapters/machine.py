@@ -26,7 +26,6 @@ def check(config: DictConfig) -> None:
             CPUs for Ray, or a Ray cluster that no longer answers.
     """
     _check_device(config)
-    _check_engine(config)
     _check_logical_cpus(config)
     _check_ray_address(config)
 
@@ -68,14 +67,6 @@ def _check_device(config: DictConfig) -> None:
         os.environ[cpu.OFF] = "1"
         _set_env(config, cpu.OFF, "1")
         set_platform(PlatformCUDA())  # what verl itself falls back to
-
-
-def _check_engine(config: DictConfig) -> None:
-    if config.trainer.device == "cpu" and config.actor_rollout_ref.actor.strategy == "megatron":
-        raise SettingsError(
-            "model_engine=megatron does not run on the CPU platform: verl's Megatron engine needs "
-            "CUDA. Use model_engine=dp (the default), or a GPU scale"
-        )
 
 
 def _check_logical_cpus(config: DictConfig) -> None:
