@@ -5,9 +5,10 @@ processes of each world size stay, and a job is a function that all of them run.
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
-import socket
+import tempfile
 import traceback
 
 TIMEOUT = 300  # seconds; a job takes one or two
@@ -18,13 +19,13 @@ class Ranks:
 
     def __init__(self, size):
         context = multiprocessing.get_context("spawn")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        self.folder = tempfile.TemporaryDirectory()  # where the ranks of a job meet
         self.pipes, self.processes = [], []
         for rank in range(size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, size, port), daemon=True)
+            process = context.Process(
+                target=_serve, args=(theirs, rank, size, self.folder.name), daemon=True
+            )
             process.start()
             theirs.close()
             self.pipes.append(ours)
@@ -57,20 +58,20 @@ class Ranks:
         for process in self.processes:
             process.kill()
             process.join()
+        self.folder.cleanup()
 
 
-def _serve(pipe, rank, size, port):
+def _serve(pipe, rank, size, folder):
     variables = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
     os.environ |= {name: str(value) for name, value in variables.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"  # Megatron asks for it under sequence parallel
+    os.environ |= {"OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # verl's worker reads them
+    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"  # Megatron asks for it under tensor parallelism
     import torch
     import verl  # noqa: F401 - the plugin goes before Megatron
-    from verl.utils.distributed import initialize_global_process_group_ray
 
     torch.set_num_threads(1)
-    initialize_global_process_group_ray()
-    while True:
+    for job in itertools.count():
         try:
             function, args = pipe.recv()
         except EOFError:
@@ -78,7 +79,11 @@ def _serve(pipe, rank, size, port):
         error = result = None
         try:
             with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+                # A group per job: Megatron makes some thirty, each with threads and sockets.
+                place = f"file://{folder}/{job}"
+                torch.distributed.init_process_group("cpu:gloo", place, None, size, rank)
                 result = function(*args)
+                torch.distributed.destroy_process_group()
         except BaseException:
             error = traceback.format_exc()
         pipe.send((error, result))

@@ -3,8 +3,11 @@
 Nothing of verl, Megatron or verl-ext: no padding, no micro-batches, no packing, no shards.
 """
 
+import tempfile
+
 import torch
 from engine_parity.cases import LEARNING_RATE, UPDATES
+from safetensors.torch import load_file
 
 
 def train(folder, batch, advantages, settings, *, decay_vectors):
@@ -17,7 +20,10 @@ def train(folder, batch, advantages, settings, *, decay_vectors):
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    # Experts one by one: the grouped kernel has no double precision.
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, experts_implementation="eager"
+    )
     model.train()
     vectors = [p for p in model.parameters() if p.dim() == 1]
     matrices = [p for p in model.parameters() if p.dim() > 1]
@@ -43,8 +49,15 @@ def train(folder, batch, advantages, settings, *, decay_vectors):
         "entropy": [entropy for _, entropy in before],
         "loss": losses,
         "grad_norm": norms,
-        "weights": {name: value.detach() for name, value in model.state_dict().items()},
+        "weights": _as_saved(model),
     }
+
+
+def _as_saved(model):
+    """Weights under the names of a checkpoint: in memory the experts are one tensor."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_file(f"{folder}/model.safetensors")
 
 
 def _row(model, batch, row):

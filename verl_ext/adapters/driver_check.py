@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext import overlays
-from verl_ext.adapters import machine, run_view, toy
+from verl_ext.adapters import machine, megatron, run_view, toy
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
 from verl_ext.catalog import ADVANTAGES, MASKS
@@ -36,6 +36,7 @@ def check_and_prepare(config: DictConfig) -> None:
     """
     check(config)
     toy.provide(config)
+    megatron.check_model(config)  # the toy model exists only now
     machine.prepare(config)
     run_view.READY.set()
 

@@ -33,6 +33,8 @@ from verl_ext.platforms.cpu_device import (
 )
 
 __all__ = [
+    "Event",
+    "Stream",
     "current_device",
     "current_stream",
     "default_generators",
@@ -60,6 +62,21 @@ default_generators = {torch.device("cpu"): torch.default_generator}
 
 # torch.cuda.random.get_rng_state is torch.cuda.get_rng_state.
 random = sys.modules[__name__]
+
+
+class Event:
+    """A point that every stream has passed already."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
+class Stream(torch.cpu.Stream):
+    """A queue that is always empty: work on the CPU is done when its call returns."""
+
+    def record_event(self) -> Event:  # type: ignore[override]
+        """An event that has happened."""
+        return Event()
 
 
 def _lazy_init() -> None:

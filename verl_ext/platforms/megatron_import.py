@@ -1,10 +1,10 @@
 """Megatron's sources, read with the CPU in place of CUDA.
 
 Megatron-core and its bridges name CUDA as a literal in some hundred places: ``device="cuda"``,
-``torch.cuda.current_device()``, ``.cuda()``, ``"torch.cuda.FloatTensor"``. They offer no seam, and a
-patch a line would not survive an upgrade. So a loader rewrites those expressions in the syntax tree
-while the modules of these three packages are imported. torch itself is left alone, no file on disk
-changes, and where an accelerator exists the loader does nothing.
+``torch.cuda.current_device()``, ``.cuda()``, ``"torch.cuda.FloatTensor"``. They offer no seam, and
+a patch a line would not survive an upgrade. So a loader rewrites those expressions in the syntax
+tree while the modules of these three packages are imported. torch itself is left alone, no file on
+disk changes, and where an accelerator exists the loader does nothing.
 """
 
 import ast
@@ -42,18 +42,20 @@ def on_cpu(source: str | bytes, filename: str = "<source>") -> ast.Module:
     ``x.is_cuda``                   ``x.is_cpu``
     ``pin_memory=True``             ``pin_memory=False``
     ``x.pin_memory()``              ``x``
+    ``x.record_stream(...)``        ``x``
     ==============================  =========================
 
     Line numbers stay, so tracebacks point into the file on disk.
     """
     tree = ast.parse(source, filename)
     rewriter = _Rewriter()
-    tree = rewriter.visit(tree)
+    rewriter.visit(tree)
     if rewriter.uses_stand_in:
         package, _, module = STAND_IN.rpartition(".")
         statement = ast.ImportFrom(package, [ast.alias(module, _NAME)], 0)
         tree.body.insert(_after_docstring_and_futures(tree), statement)
-    return ast.fix_missing_locations(tree)
+    ast.fix_missing_locations(tree)
+    return tree
 
 
 class Loader(importlib.machinery.SourceFileLoader):
@@ -105,7 +107,7 @@ class _Rewriter(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         method = node.func.attr if isinstance(node.func, ast.Attribute) else None
-        if method in ("cuda", "pin_memory") and not _is_torch_cuda(node.func):
+        if method in ("cuda", "pin_memory", "record_stream") and not _is_torch_cuda(node.func):
             assert isinstance(node.func, ast.Attribute)
             receiver: ast.expr = self.visit(node.func.value)
             return receiver

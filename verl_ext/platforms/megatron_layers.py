@@ -159,7 +159,7 @@ class TEDotProductAttention(MegatronModule):  # type: ignore[misc]
                 for x in (key, value)
             )
         output = attend(query, key, value, sequences, scale=self.softmax_scale).flatten(-2)
-        return output if packed else output.unflatten(0, (batch, time)).transpose(0, 1)
+        return output if packed else output.reshape(batch, time, -1).transpose(0, 1)
 
 
 class TEGroupedLinear(torch.nn.Module):
@@ -204,7 +204,7 @@ class TEGroupedLinear(torch.nn.Module):
             m_splits: rows of each local expert.
         """
         weights = [getattr(self, f"weight{index}") for index in range(self.num_gemms)]
-        runs = zip(x.split(m_splits), weights, strict=True)
+        runs = zip(torch.split(x, m_splits), weights, strict=True)
         return torch.cat([F.linear(rows, weight) for rows, weight in runs]), None
 
     def backward_dw(self) -> None:
