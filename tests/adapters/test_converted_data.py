@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 import verl  # loads the plugin  # noqa: F401
@@ -54,8 +55,13 @@ def files(task, tmp_path):
     return tmp_path / "out"
 
 
+@pytest.fixture(autouse=True)
+def _no_cache_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
 def dataset(verl_config, task, file, tmp_path, *overrides):
-    config = verl_config(f"+task={task}", f"data.cache_dir={tmp_path}/cache", *overrides).data
+    config = verl_config(f"+task={task}", f"+data.cache_dir={tmp_path}/cache", *overrides).data
     return RLHFDataset([str(file)], byte_tokenizer(), config)
 
 
