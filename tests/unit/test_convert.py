@@ -112,13 +112,24 @@ def hub_cache(folder, name):
 
 
 def converted_by_the_hub(folder, name):
-    """The layout of the hub's parquet branch: default/train/0000.parquet."""
+    """The hub's parquet branch: all/train/0000.parquet beside the parts."""
+    chosen = {"gsm8k": "main", "math": "all"}[name]
+    other = {"gsm8k": "socratic", "math": "algebra"}[name]
     for split in ("train", "test"):
-        parquet(folder / "default" / split / "0000.parquet", PUBLIC[name][split])
+        parquet(folder / chosen / split / "0000.parquet", PUBLIC[name][split])
+        parquet(folder / other / split / "0000.parquet", PUBLIC[name][split][:1])
+
+
+def subjects_alone(folder, name):
+    """A mirror that has one folder for each subject, and no other."""
+    for number, row in enumerate(MATH["train"]):
+        parquet(folder / f"subject_{number}" / "train-00000-of-00001.parquet", [row])
+    parquet(folder / "subject_0" / "test-00000-of-00001.parquet", MATH["test"])
 
 
 def shards(folder, name):
     train = PUBLIC[name]["train"]
+    jsonl(folder / ".cache" / "train.jsonl", [{"not": "data"}])
     parquet(folder / "train-00000-of-00002-a09b74b3ef9c3b56.parquet", train[:1])
     parquet(folder / "train-00001-of-00002-a09b74b3ef9c3b56.parquet", train[1:])
     parquet(folder / "test-00000-of-00001-b09b74b3ef9c3b56.parquet", PUBLIC[name]["test"])
@@ -143,6 +154,7 @@ LAYOUTS = [
     *[(name, layout) for name in PUBLIC for layout in (hub_snapshot, hub_cache)],
     *[(name, layout) for name in PUBLIC for layout in (converted_by_the_hub, shards, plain_files)],
     ("math", one_file_a_problem),
+    ("math", subjects_alone),
 ]
 
 
@@ -362,6 +374,25 @@ def test_a_question_that_its_own_split_repeats_is_kept_and_counted(tmp_path, cap
     assert len(read(tmp_path / "out", "train")) == 4
 
 
+def test_a_problem_that_stands_in_two_files_of_one_folder_is_a_repeat_and_no_copy(tmp_path, capsys):
+    one_file_a_problem(tmp_path, "math")
+    again = tmp_path / "MATH" / "train" / "geometry" / "1.json"
+    again.parent.mkdir()
+    again.write_text(json.dumps(MATH["train"][0]))
+    assert run("math", "--from", tmp_path / "MATH", "--out", tmp_path / "out") == 0
+    assert "1 row(s) of train repeat a question of train: kept" in capsys.readouterr().out
+    twice = ("--from", tmp_path / "MATH", "--from", tmp_path / "MATH" / "train")
+    assert run("math", *twice, "--out", tmp_path / "out") == 2
+    assert "all 2 questions of" in capsys.readouterr().err
+
+
+def test_a_folder_above_the_one_that_was_named_tells_no_split(tmp_path, capsys):
+    jsonl(tmp_path / "test" / "in" / "data.jsonl", GSM8K["test"])
+    assert run("gsm8k", "--from", tmp_path / "test" / "in", "--out", tmp_path / "out") == 2
+    assert "says train or test, only data.jsonl" in capsys.readouterr().err
+    assert run("gsm8k", "--from", tmp_path / "test", "--out", tmp_path / "out") == 0
+
+
 def test_unreadable_rows_are_left_out_on_request_and_counted(tmp_path, capsys):
     rows = [GSM8K["train"][0], {"question": "x", "answer": "?"}, GSM8K["train"][1]]
     file = jsonl(tmp_path / "train.jsonl", rows)
@@ -443,7 +474,7 @@ def test_the_maker_of_a_file_is_told_by_its_folder(tmp_path, monkeypatch):
 
 def test_problems_of_one_file_each_come_in_the_order_of_their_numbers(tmp_path):
     one_file_a_problem(tmp_path, "math")
-    files, _ = find([tmp_path / "MATH"], "data")
+    files, _ = find([tmp_path / "MATH"], ("data",))
     train = [file.path.name for file in files if file.split == "train"]
     assert train == ["2.json", "10.json"]
 

@@ -34,13 +34,13 @@ class DataFile:
     source: str
 
 
-def find(paths: Sequence[Path], preferred: str) -> tuple[list[DataFile], list[Path]]:
+def find(paths: Sequence[Path], preferred: Sequence[str]) -> tuple[list[DataFile], list[Path]]:
     """Returns the data files below the paths, and those left out because no split can be told.
 
     Args:
         paths: folders and files, as the user named them.
-        preferred: a folder of this name stands for its siblings, which hold other versions of the
-            same problems (``main`` beside ``socratic``).
+        preferred: the first folder of such a name stands for its siblings, which hold other
+            versions or parts of the same problems (``main`` beside ``socratic``).
 
     Raises:
         FileNotFoundError: a path is not there.
@@ -81,10 +81,9 @@ def _named(path: Path) -> DataFile:
     return DataFile(path, split, str(path))
 
 
-def _below(folder: Path, preferred: str) -> Iterator[Path]:
-    chosen = folder / preferred
-    if chosen.is_dir():
-        files = list(_below(chosen, preferred))
+def _below(folder: Path, preferred: Sequence[str]) -> Iterator[Path]:
+    for name in preferred:
+        files = list(_below(folder / name, preferred)) if (folder / name).is_dir() else []
         if any(file.suffix in SUFFIXES for file in files):
             yield from files
             return

@@ -43,7 +43,8 @@ class Task:
         instruction: stands below the question and asks for what the verifier reads.
         read: makes a problem of a row; ValueError with the row's place where it cannot.
         details: names of the columns that ``read`` keeps.
-        preferred: the folder that counts where others hold versions of the same problems.
+        preferred: the folders of which the first counts where its siblings hold other versions or
+            parts of the same problems.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Task:
     instruction: str
     read: Callable[[Record], Example]
     details: tuple[str, ...]
-    preferred: str
+    preferred: tuple[str, ...]
 
 
 def read_gsm8k(record: Record) -> Example:
@@ -139,7 +140,7 @@ TASKS: dict[str, Task] = {
         '"#### ", as a plain number without a unit, a currency sign or a full stop.',
         read=read_gsm8k,
         details=("answer",),
-        preferred="main",
+        preferred=("main",),
     ),
     "math": Task(
         name="math",
@@ -147,6 +148,6 @@ TASKS: dict[str, Task] = {
         instruction="Think step by step, and end with the final answer in \\boxed{}.",
         read=read_math,
         details=("answer", "level", "type"),
-        preferred="data",
+        preferred=("data", "all", "default"),
     ),
 }
