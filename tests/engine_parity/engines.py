@@ -1,7 +1,5 @@
 """The same training by verl's workers, on FSDP2 or Megatron, called from each rank."""
 
-import gc
-
 import torch
 from engine_parity.cases import LEARNING_RATE, UPDATES
 
@@ -48,10 +46,9 @@ def train(config, folder, batch, advantages):
     Returns what the rank that holds outputs saw, as lists over this rank's rows; None elsewhere.
     """
     worker = build(config, folder)
-    try:
-        return run(worker, batch, advantages)
-    finally:
-        release(worker)
+    result = run(worker, batch, advantages)
+    release(worker)
+    return result
 
 
 def build(config, folder):
@@ -120,15 +117,16 @@ def tensordict(batch, advantages):
 
 
 def release(worker):
-    """Leaves the process as it was: the next job has another layout."""
-    import sys
+    """Frees a Megatron model and forgets its layout: the next job has another one."""
+    if worker.config.actor.strategy != "megatron":
+        return
+    from megatron.core import parallel_state
 
-    del worker
-    gc.collect()
-    if "megatron.core" in sys.modules:
-        from megatron.core import parallel_state
-
-        parallel_state.destroy_model_parallel()
+    for chunk in worker.actor.engine.module:
+        # Hooks of autograd's C++ nodes that hold the model, a cycle Python cannot see: the model
+        # would stay, and with it its process groups and their threads.
+        chunk.grad_accs.clear()
+    parallel_state.destroy_model_parallel()
 
 
 def _flat(value):

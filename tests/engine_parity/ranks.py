@@ -5,6 +5,7 @@ processes of each world size stay, and a job is a function that all of them run.
 """
 
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import os
@@ -83,7 +84,9 @@ def _serve(pipe, rank, size, folder):
                 place = f"file://{folder}/{job}"
                 torch.distributed.init_process_group("cpu:gloo", place, None, size, rank)
                 result = function(*args)
+                gc.collect()  # a model that still holds a group would keep its threads
                 torch.distributed.destroy_process_group()
+                gc.collect()
         except BaseException:
             error = traceback.format_exc()
         pipe.send((error, result))

@@ -82,7 +82,7 @@ def _loss(model, batch, advantages, settings):
         surrogate = torch.minimum(ratio * a, clipped * a)
         surrogate = torch.where(a < 0, torch.maximum(surrogate, settings["clip_c"] * a), surrogate)
         gap = batch.ref_log_probs[row] - log_probs
-        k3 = gap.exp() - gap - 1
+        k3 = (gap.exp() - gap - 1).clamp(-10, 10)  # verl clamps it
         per_token = -surrogate - settings["entropy_coeff"] * entropy + settings["kl_coef"] * k3
         total = total + per_token[mask].sum()
     return total / tokens

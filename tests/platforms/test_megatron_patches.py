@@ -1,0 +1,110 @@
+"""Each Megatron patch does what it says and is still needed: see test_cpu_patches.py."""
+
+import importlib
+import inspect
+import logging
+import warnings
+
+import pytest
+import torch
+import verl  # loads the plugin  # noqa: F401
+
+from verl_ext.platforms import patching
+
+VERSIONS = {"megatron-core": "0.16.1", "mbridge": "0.15.1"}
+
+
+def source_of(module_name):
+    return inspect.getsource(importlib.import_module(module_name))
+
+
+@pytest.mark.parametrize("package", VERSIONS)
+def test_the_version_is_the_one_that_was_checked(package):
+    """Another one may need other patches: run tests/engine_parity with it, then change this."""
+    from importlib.metadata import version
+
+    assert version(package) == VERSIONS[package]
+
+
+def test_every_patch_is_hooked_and_says_why():
+    names = [f.__name__ for patches in patching.PATCHES.values() for f in patches]
+    assert {"no_compilation", "layers", "float32_engine", "megatron_on_cpu"} <= set(names)
+    assert all(f.__doc__ for patches in patching.PATCHES.values() for f in patches)
+
+
+def test_nothing_is_compiled_and_megatron_still_would():
+    jit = importlib.import_module("megatron.core.jit")
+    assert jit.jit_fuser is jit.noop_decorator
+    assert source_of("megatron.core.jit").rstrip().endswith("enable_jit_fuser()")
+
+
+def test_a_fork_of_the_generator_is_silent_and_restores_the_outer_one(caplog):
+    random = importlib.import_module("megatron.core.tensor_parallel.random")
+    assert "CPU RNG state changed within GPU RNG context" in inspect.getsource(random)
+    tracker = random.CudaRNGStatesTracker()
+    tracker.add("ours", 7)
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    with caplog.at_level(logging.WARNING):
+        with tracker.fork("ours"):
+            inside = torch.rand(2)
+        with tracker.fork("ours"):
+            later = torch.rand(2)
+    assert "CPU RNG" not in caplog.text
+    assert torch.equal(torch.rand(2), expected)
+    torch.manual_seed(7)
+    assert torch.equal(torch.rand(2), inside)
+    assert torch.equal(torch.rand(2), later)  # a fork goes on where the last one stopped
+
+
+def test_models_are_built_from_our_layers_and_megatron_still_has_none():
+    from verl_ext.platforms.megatron_layers import CPUSpecProvider, TENorm
+
+    dense = importlib.import_module("megatron.core.models.gpt.gpt_layer_specs")
+    experts = importlib.import_module("megatron.core.models.gpt.moe_module_specs")
+    assert dense.TESpecProvider is experts.TESpecProvider is CPUSpecProvider
+    assert dense.TENorm is TENorm
+    assert not dense.HAVE_TE, "Transformer Engine is here: does it run on CPUs now?"
+
+
+def test_the_router_finds_no_kernel_of_transformer_engine():
+    module = importlib.import_module("megatron.core.transformer.moe.moe_utils")
+    assert module.te_general_gemm is None
+    assert "te_general_gemm = None" not in inspect.getsource(module)
+
+
+def test_verl_accepts_float32_from_us_and_nothing_else_it_did_not():
+    from verl.workers.config import McoreEngineConfig
+
+    assert McoreEngineConfig(dtype="float32").dtype == "float32"
+    assert McoreEngineConfig().dtype == "bfloat16"
+    with pytest.raises(AssertionError, match="float64 not supported"):
+        McoreEngineConfig(dtype="float64")
+    with pytest.raises(ValueError, match="max_seqlen_per_dp_cp_rank"):  # its other checks stay
+        McoreEngineConfig(dtype="float32", dynamic_context_parallel=True)
+    original = inspect.unwrap(McoreEngineConfig.__post_init__)
+    assert '["bfloat16", "float16"]' in inspect.getsource(original)
+
+
+def test_verl_does_not_warn_of_our_choices():
+    from verl.workers.config import McoreEngineConfig
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        module = importlib.import_module("verl.workers.config.engine")
+        for patch in patching.PATCHES["verl.workers.config.engine"]:
+            if patch.__name__ == "no_warnings_about_our_choices":
+                patch(module)
+        McoreEngineConfig(vanilla_mbridge=True)
+    assert [str(w.message) for w in caught] == []
+
+
+@pytest.mark.parametrize("model_type", ["language_model", "value_model"])
+def test_verls_engine_itself_is_registered_for_the_cpu(model_type):
+    importlib.import_module("verl.workers.engine")
+    from verl.workers.engine.base import EngineRegistry
+
+    engines = EngineRegistry._engines[model_type]["megatron"]
+    assert engines["cpu"] is engines["cuda"]
+    assert EngineRegistry.get_engine_cls(model_type, "megatron") is engines["cuda"]
