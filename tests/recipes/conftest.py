@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-# From each model's config.json on Hugging Face; the comment names the repository. `layers` to `vocab`
-# under Hugging Face's own key names, so that the table is the configuration.
+# From each model's config.json on Hugging Face; the comment names the repository. Keys are Hugging
+# Face's own, so that the table is the configuration.
 QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
 MODELS = {
     "Qwen2.5-0.5B": QWEN2  # Qwen/Qwen2.5-0.5B-Instruct
