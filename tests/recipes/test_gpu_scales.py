@@ -5,6 +5,7 @@ and arithmetic the same.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -47,21 +48,22 @@ LONGER = {
 NEEDS_TRANSFORMER_ENGINE = {"moe_permute_fusion"}
 
 
-@pytest.fixture
-def typed(verl_config, model_folder):
-    """Composed configuration and verl's typed actor of a scale, engine and model."""
+@pytest.fixture(scope="module")
+def typed(model_folder):
+    """Composed configuration and verl's typed actor of a scale, engine and model; read-only."""
+    from hydra import compose, initialize_config_module
     from verl.utils.config import omega_conf_to_dataclass
 
-    def build(scale, engine, model, *overrides, paper="w_reinforce"):
-        folder = model_folder[model]
-        config = verl_config(
-            *ENGINES[engine],
-            f"+paper={paper}",
-            f"+scale={scale}",
-            f"actor_rollout_ref.model.path={folder}",
-            *overrides,
-        )
+    @functools.cache  # many tests look at the same few configurations
+    def build(scale, engine, model, *overrides):
+        path = f"actor_rollout_ref.model.path={model_folder[model]}"
+        with initialize_config_module("verl.trainer.config", version_base=None):
+            config = compose(
+                "ppo_trainer",
+                [*ENGINES[engine], "+paper=w_reinforce", f"+scale={scale}", path, *overrides],
+            )
         OmegaConf.resolve(config)
+        OmegaConf.set_readonly(config, True)
         return config, omega_conf_to_dataclass(config.actor_rollout_ref.actor)
 
     return build
@@ -205,26 +207,18 @@ def test_megatrons_other_models_get_the_actors_groups(typed, scale_models, scale
     ],
 )
 def test_one_override_cuts_sequences_for_actor_reference_and_critic(
-    verl_config, model_folder, scale_models, scale, engine, override
+    typed, scale_models, scale, engine, override
 ):
     from verl.utils.config import omega_conf_to_dataclass
 
-    folder = model_folder[scale_models[scale][0]]
-    config = verl_config(
-        *ENGINES[engine],
-        "+paper=w_reinforce",
-        f"+scale={scale}",
-        f"actor_rollout_ref.model.path={folder}",
-        f"actor_rollout_ref.actor.{override}",
-    )
-    ref = config.actor_rollout_ref.ref
-    OmegaConf.resolve(config)
-    OmegaConf.set_struct(config, False)
+    name = scale_models[scale][0]
+    config, actor = typed(scale, engine, name, f"actor_rollout_ref.actor.{override}")
+    ref = OmegaConf.to_container(config.actor_rollout_ref.ref)
     for key in [key for key in ref if key.startswith("log_prob_")]:
-        ref.pop(key)  # verl's worker renames them; the lengths are another test
-    ref.use_dynamic_bsz = True
-    for part in (config.actor_rollout_ref.actor, ref, config.critic):
-        assert sequence_parallel(omega_conf_to_dataclass(part).engine) == 2
+        del ref[key]  # verl's worker renames them; the lengths are another test
+    ref = omega_conf_to_dataclass(OmegaConf.create({**ref, "use_dynamic_bsz": True}))
+    for part in (actor, ref, omega_conf_to_dataclass(config.critic)):
+        assert sequence_parallel(part.engine) == 2
 
 
 @pytest.mark.parametrize(("scale", "engine", "model"), [c for c in CASES if c[1] == "Megatron"])
