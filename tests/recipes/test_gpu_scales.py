@@ -269,6 +269,21 @@ def test_megatron_core_takes_the_transformer_settings(typed, models, scale, engi
     assert built.recompute_granularity == "full"
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("entropy_from_logits_with_chunking", True),
+        ("fsdp_config.use_torch_compile", False),
+        ("fsdp_config.param_offload", True),
+        ("ulysses_sequence_parallel_size", 4),
+    ],
+)
+def test_an_override_of_the_docs_reaches_the_fsdp_engine(typed, scale_models, key, value):
+    override = f"actor_rollout_ref.actor.{key}={value}"
+    engine = typed("gpu8", "FSDP", scale_models["gpu8"][0], override)[1].engine
+    assert getattr(engine, key.split(".")[-1]) == value
+
+
 # --- lengths -------------------------------------------------------------------------------------
 
 
