@@ -58,10 +58,11 @@ def test_the_bar_follows_verls_metrics_file_line_by_line(tmp_path):
     assert [record["step"] for record in bar._new_records()] == [2]
 
 
-def test_the_bar_shows_reward_and_validation(tmp_path):
+@pytest.mark.parametrize("source", ["toy", "openai/gsm8k"])
+def test_the_bar_shows_reward_and_validation(tmp_path, source):
     path = tmp_path / "metrics.jsonl"
     path.write_text(
-        json.dumps({"step": 0, "data": {"verl_ext/val/toy/pass@1": 0.5}})
+        json.dumps({"step": 0, "data": {f"verl_ext/val/{source}/pass@1": 0.5}})
         + "\n"
         + json.dumps({"step": 1, "data": {"critic/rewards/mean": 0.25}})
         + "\n"
@@ -73,7 +74,7 @@ def test_the_bar_shows_reward_and_validation(tmp_path):
         update=lambda k: shown.update(step=k),
     )
     run_view.ProgressBar(path, 10)._advance(fake)
-    assert shown == {"text": "reward 0.250 · validation toy 0.500", "step": 1}
+    assert shown == {"text": f"reward 0.250 · validation {source} 0.500", "step": 1}
 
 
 def test_a_finished_run_prints_a_table_and_draws_a_picture(tmp_path, capsys):

@@ -18,7 +18,7 @@ import verl  # loads the plugin
 from verl.plugin.platform import get_platform
 from verl.plugin.platform.platform_manager import PlatformRegistry
 
-from verl_ext.platforms import cpu, cpu_device, cpu_patches
+from verl_ext.platforms import cpu, cpu_device, cpu_patches, patching
 
 
 def test_the_cpu_platform_is_chosen_where_no_accelerator_exists():
@@ -40,7 +40,7 @@ def test_a_head_node_without_accelerators_can_switch_the_platform_off(monkeypatc
 def test_no_patch_acts_where_an_accelerator_exists(monkeypatch):
     monkeypatch.setattr(cpu, "in_force", lambda: False)
     touched = []
-    cpu_patches._apply(touched.append, SimpleNamespace())
+    patching.apply(touched.append, SimpleNamespace())
     assert touched == []
 
 

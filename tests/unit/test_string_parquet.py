@@ -12,7 +12,7 @@ import pytest
 
 from verl_ext.cli import toy
 from verl_ext.reward_fns.string_composition import compute_score
-from verl_ext.toy import string_parquet, string_programs
+from verl_ext.toy import string_programs
 from verl_ext.toy.string_parquet import DATA_SOURCE, HELD_OUT, SCHEMA, Layout, write_parquet
 from verl_ext.toy.string_programs import EVAL_FUNCTIONS, TRAIN_FUNCTIONS, ProgramOptions
 
@@ -182,7 +182,7 @@ def test_impossible_options_leave_no_folder(tmp_path):
 def test_a_failed_write_leaves_the_old_files_and_no_half_one(tmp_path, monkeypatch, failing):
     paths = write_parquet(tmp_path, **SMALL, seed=1)
     before = {name: path.read_bytes() for name, path in paths.items()}
-    real, calls = string_parquet.pq.write_table, []
+    real, calls = pq.write_table, []
 
     def broken(table, where):
         calls.append(where)
@@ -191,7 +191,7 @@ def test_a_failed_write_leaves_the_old_files_and_no_half_one(tmp_path, monkeypat
             raise OSError("disk full")
         real(table, where)
 
-    monkeypatch.setattr(string_parquet.pq, "write_table", broken)
+    monkeypatch.setattr(pq, "write_table", broken)
     with pytest.raises(OSError, match="disk full"):
         write_parquet(tmp_path, **SMALL, seed=2)
     assert len(calls) == failing

@@ -16,10 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext import overlays
-from verl_ext.adapters import machine, run_view, toy
+from verl_ext.adapters import machine, megatron, run_view, toy
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
 from verl_ext.catalog import ADVANTAGES, MASKS
+from verl_ext.data.locations import maker
 from verl_ext.suggest import nearest
 
 SECTIONS = ("advantage", "masks", "toy", "verbose")
@@ -36,6 +37,7 @@ def check_and_prepare(config: DictConfig) -> None:
     """
     check(config)
     toy.provide(config)
+    megatron.check_model(config)  # the toy model exists only now
     machine.prepare(config)
     run_view.READY.set()
 
@@ -185,11 +187,9 @@ def _check_inputs(config: DictConfig) -> None:
         files = config.data[key]
         for file in [files] if isinstance(files, str) else files or []:
             if "://" not in file and not Path(file).expanduser().exists():
-                raise SettingsError(
-                    f"data.{key}: there is no file {file}. The header of the task's recipe says "
-                    "what makes it (for string_composition: `verl-ext toy string_composition "
-                    "--out data/string_composition`); or name your own"
-                )
+                command = maker(file)
+                remedy = f"Make it: {command}; or name" if command else "Name"
+                raise SettingsError(f"data.{key}: there is no file {file}. {remedy} your own")
     if config.actor_rollout_ref.model.path == VERLS_PLACEHOLDER:
         raise SettingsError(
             "actor_rollout_ref.model.path is still verl's placeholder: this scale and task bring "

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from verl.plugin.platform import get_platform, set_platform
 from verl.plugin.platform.platform_cuda import PlatformCUDA
 
-from verl_ext.adapters import run_view
+from verl_ext.adapters import megatron, run_view
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.platforms import cpu
 from verl_ext.run_log import METRICS_FILE
@@ -22,11 +22,16 @@ def check(config: DictConfig) -> None:
     """Refuses what would hang or fail minutes later.
 
     Raises:
-        SettingsError: no accelerator for a GPU run, an accelerator under a CPU run, too few logical
-            CPUs for Ray, or a Ray cluster that no longer answers.
+        SettingsError: no accelerator for a GPU run, an accelerator under a CPU run, a Megatron
+            layout that cannot be, too few logical CPUs for Ray, or a Ray cluster that no longer
+            answers.
     """
     _check_device(config)
-    _check_engine(config)
+    megatron.check(
+        config,
+        on_cpu=config.trainer.device == "cpu",
+        workers_share_packages=_cluster_address(config) is None,
+    )
     _check_logical_cpus(config)
     _check_ray_address(config)
 
@@ -68,14 +73,6 @@ def _check_device(config: DictConfig) -> None:
         os.environ[cpu.OFF] = "1"
         _set_env(config, cpu.OFF, "1")
         set_platform(PlatformCUDA())  # what verl itself falls back to
-
-
-def _check_engine(config: DictConfig) -> None:
-    if config.trainer.device == "cpu" and config.actor_rollout_ref.actor.strategy == "megatron":
-        raise SettingsError(
-            "model_engine=megatron does not run on the CPU platform: verl's Megatron engine needs "
-            "CUDA. Use model_engine=dp (the default), or a GPU scale"
-        )
 
 
 def _check_logical_cpus(config: DictConfig) -> None:

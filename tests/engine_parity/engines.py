@@ -1,0 +1,140 @@
+"""The same training by verl's workers, on FSDP2 or Megatron, called from each rank."""
+
+import gc
+
+import torch
+from engine_parity.cases import LEARNING_RATE, UPDATES
+
+TEMPERATURE = 1.0
+
+
+def compose(method, engine, overrides):
+    """verl's configuration of the overlay at CPU scale on an engine."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+
+    shared = [
+        f"actor_rollout_ref.actor.optim.lr={LEARNING_RATE}",
+        "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
+        "actor_rollout_ref.actor.optim.total_training_steps=100",
+        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=${actor_rollout_ref.actor.use_dynamic_bsz}",
+        *method.overrides,
+        *overrides,
+    ]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return hydra_compose(
+            "ppo_trainer",
+            [f"model_engine={engine}", f"+paper={method.overlay}", "+scale=cpu", *shared],
+        ).actor_rollout_ref
+
+
+def settings_of(config):
+    """What the reference needs to know of the loss and the optimizer."""
+    actor = config.actor
+    return {
+        "clip_low": actor.clip_ratio_low,
+        "clip_high": actor.clip_ratio_high,
+        "clip_c": actor.clip_ratio_c,
+        "entropy_coeff": actor.entropy_coeff,
+        "kl_coef": actor.kl_loss_coef if actor.use_kl_loss else 0.0,
+        "max_norm": actor.optim.clip_grad,
+        "weight_decay": actor.optim.weight_decay,
+    }
+
+
+def train(config, folder, batch, advantages):
+    """Runs in every rank: UPDATES updates of the whole batch by verl's worker.
+
+    Returns what the rank that holds outputs saw, as lists over this rank's rows; None elsewhere.
+    """
+    worker = build(config, folder)
+    try:
+        return run(worker, batch, advantages)
+    finally:
+        release(worker)
+
+
+def build(config, folder):
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    config.model.path = str(folder)
+    worker = ActorRolloutRefWorker(config, role="actor")
+    worker.init_model()
+    return worker
+
+
+def run(worker, batch, advantages, updates=UPDATES, outputs=True):
+    from verl.utils import tensordict_utils as tu
+    from verl.workers.utils.padding import response_from_nested
+
+    engine = worker.actor.engine
+    share = len(batch) // engine.get_data_parallel_size()
+    first = share * engine.get_data_parallel_rank()
+    mine = list(range(first, first + share))
+    data = tensordict(batch.rows(mine), advantages[mine])
+    info = {"temperature": TEMPERATURE, "global_batch_size": len(batch)}
+    result = {"rows": mine, "loss": [], "grad_norm": []}
+    if outputs:
+        probe = tu.get_tensordict(dict(data.items()), {**info, "calculate_entropy": True})
+        tu.assign_non_tensor(probe, compute_loss=False)
+        output = worker.compute_log_prob(probe)
+        if output is not None:
+            for name in ("log_probs", "entropy"):
+                nested = response_from_nested(output[name], data["response_mask"])
+                result[name] = [row.clone() for row in nested.unbind()]
+    for _ in range(updates):
+        step = tu.get_tensordict(dict(data.items()), {**info, "mini_batch_size": len(batch)})
+        tu.assign_non_tensor(step, calculate_entropy=True, epochs=1)
+        output = worker.update_actor(step)
+        if output is not None:
+            metrics = tu.get(output, "metrics")
+            result["loss"] += _flat(metrics["loss"])
+            result["grad_norm"] += _flat(metrics["grad_norm"])
+    weights = {name: _full(value) for name, value in engine.get_per_tensor_param()[0]}
+    if torch.distributed.get_rank() == 0:
+        result["weights"] = weights
+    return result if engine.is_mp_src_rank_with_outputs() or "weights" in result else None
+
+
+def tensordict(batch, advantages):
+    """The batch as the trainer hands it to a worker: jagged, without padding."""
+    from verl.utils import tensordict_utils as tu
+
+    def jagged(values):
+        return torch.nested.as_nested_tensor(values, layout=torch.jagged)
+
+    lengths = [len(response) for response in batch.responses]
+    rows = [torch.cat(pair) for pair in zip(batch.prompts, batch.responses, strict=True)]
+    fields = {
+        "input_ids": jagged(rows),
+        "position_ids": jagged([torch.arange(len(row)) for row in rows]),
+        "prompts": jagged(batch.prompts),
+        "responses": jagged(batch.responses),
+        "response_mask": jagged([mask.long() for mask in batch.mask]),
+        "loss_mask": jagged([mask.long() for mask in batch.mask]),
+        "old_log_probs": jagged([value.float() for value in batch.old_log_probs]),
+        "ref_log_prob": jagged([value.float() for value in batch.ref_log_probs]),
+        "advantages": jagged([a[:n].float() for a, n in zip(advantages, lengths, strict=True)]),
+    }
+    return tu.get_tensordict(fields, {})
+
+
+def release(worker):
+    """Leaves the process as it was: the next job has another layout."""
+    import sys
+
+    del worker
+    gc.collect()
+    if "megatron.core" in sys.modules:
+        from megatron.core import parallel_state
+
+        parallel_state.destroy_model_parallel()
+
+
+def _flat(value):
+    return [float(v) for v in value] if isinstance(value, list) else [float(value)]
+
+
+def _full(value):
+    value = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return value.detach().clone()

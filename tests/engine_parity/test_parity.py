@@ -1,0 +1,173 @@
+"""Log-probs, entropy, loss, gradient norm and weights: one reference, every engine and layout.
+
+The reference is plain Hugging Face in double precision, so a tolerance is the error of an engine's
+single precision and nothing else. One float32 rounding is 6e-8; sums of a few hundred of them in
+different orders come to about 1e-6, and every engine stays below that by measurement:
+
+==================  ============  =========================================================
+what                tolerance     why
+==================  ============  =========================================================
+log-probs, entropy  1e-5          absolute, nats
+loss, grad. norm    1e-5          relative, of each update
+update of weights   5e-3          relative norm of each tensor's change. Adam divides by the root
+                                  of the squared gradient, so entries whose gradient is rounding
+                                  noise still move by a whole learning rate, in a random direction
+==================  ============  =========================================================
+"""
+
+import pytest
+import torch
+from engine_parity import cases, engines
+
+MEGATRON = "actor_rollout_ref.actor.megatron"
+UNPACKED = "actor_rollout_ref.model.use_remove_padding=false"
+# name: engine, ranks, overrides
+LAYOUTS = {
+    "fsdp": ("dp", 1, []),
+    "fsdp_dp2": ("dp", 2, []),
+    "megatron": ("megatron", 1, []),
+    "megatron_unpacked": ("megatron", 1, [UNPACKED]),
+    "tp2": ("megatron", 2, [f"{MEGATRON}.tensor_model_parallel_size=2"]),
+    "tp2_unpacked": ("megatron", 2, [f"{MEGATRON}.tensor_model_parallel_size=2", UNPACKED]),
+    "tp2_not_sequence_parallel": (
+        "megatron",
+        2,
+        [
+            f"{MEGATRON}.tensor_model_parallel_size=2",
+            f"{MEGATRON}.sequence_parallel=false",
+            f"+{MEGATRON}.override_transformer_config.sequence_parallel=false",
+        ],
+    ),
+    "pp2": ("megatron", 2, [f"{MEGATRON}.pipeline_model_parallel_size=2"]),
+    "cp2": ("megatron", 2, [f"{MEGATRON}.context_parallel_size=2"]),
+    "cp2_unpacked": ("megatron", 2, [f"{MEGATRON}.context_parallel_size=2", UNPACKED]),
+    "megatron_dp2": ("megatron", 2, []),
+    "megatron_recompute": (
+        "megatron",
+        1,
+        [
+            f"{MEGATRON}.override_transformer_config.recompute_granularity=full",
+            f"{MEGATRON}.override_transformer_config.recompute_method=uniform",
+            f"{MEGATRON}.override_transformer_config.recompute_num_layers=1",
+        ],
+    ),
+}
+EXPERT_LAYOUTS = {
+    "fsdp": LAYOUTS["fsdp"],
+    "megatron": LAYOUTS["megatron"],
+    "tp2": LAYOUTS["tp2"],
+    "ep2": ("megatron", 2, [f"{MEGATRON}.expert_model_parallel_size=2"]),
+    "ep2_tp2": (
+        "megatron",
+        2,
+        [
+            f"{MEGATRON}.expert_model_parallel_size=2",
+            f"{MEGATRON}.tensor_model_parallel_size=2",
+            f"{MEGATRON}.expert_tensor_parallel_size=1",
+        ],
+    ),
+}
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+# How the rows are cut into forward passes; the batch has 8 rows of 5 to 18 tokens.
+MICRO_BATCHES = {
+    "rows_of_one": [
+        f"{ACTOR}.use_dynamic_bsz=false",
+        f"{ACTOR}.ppo_micro_batch_size_per_gpu=1",
+        f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=1",
+    ],
+    "rows_of_two": [
+        f"{ACTOR}.use_dynamic_bsz=false",
+        f"{ACTOR}.ppo_micro_batch_size_per_gpu=2",
+        f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=2",
+    ],
+    "by_tokens": [
+        f"{ACTOR}.ppo_max_token_len_per_gpu=32",
+        f"{ROLLOUT}.log_prob_max_token_len_per_gpu=32",
+    ],
+}
+PADDED = {
+    "megatron": [f"{MEGATRON}.pad_to_length=true", f"{MEGATRON}.pad_to_length_bucket=64"],
+    "tp2": [f"{MEGATRON}.pad_to_length=true", f"{MEGATRON}.pad_to_length_bucket=64"],
+    "megatron_unpacked": [
+        f"{MEGATRON}.pad_bshd_to_minibatch_max=false",
+        *MICRO_BATCHES["rows_of_two"],
+    ],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("method", cases.METHODS)
+def test_every_method_trains_alike_in_every_layout(ranks, model_folder, expected, method, layout):
+    check(ranks, model_folder, expected, LAYOUTS[layout], method=method)
+
+
+CUTS = [("rows_of_two", layout) for layout in LAYOUTS] + [
+    (cut, layout)
+    for cut in ("rows_of_one", "by_tokens")
+    for layout in ("fsdp", "tp2", "pp2", "cp2")
+]
+
+
+@pytest.mark.parametrize(("cut", "layout"), CUTS)
+def test_micro_batches_change_nothing(ranks, model_folder, expected, cut, layout):
+    check(ranks, model_folder, expected, LAYOUTS[layout], overrides=MICRO_BATCHES[cut])
+
+
+@pytest.mark.parametrize("layout", PADDED)
+def test_padding_changes_nothing(ranks, model_folder, expected, layout):
+    check(ranks, model_folder, expected, LAYOUTS[layout], overrides=PADDED[layout])
+
+
+@pytest.mark.parametrize("layout", ["fsdp", "megatron", "tp2", "pp2"])
+def test_tied_embeddings_and_biases(ranks, model_folder, expected, layout):
+    check(ranks, model_folder, expected, LAYOUTS[layout], kind="qwen2_tied")
+
+
+@pytest.mark.parametrize("layout", EXPERT_LAYOUTS)
+def test_mixture_of_experts(ranks, model_folder, expected, layout):
+    check(ranks, model_folder, expected, EXPERT_LAYOUTS[layout], kind="qwen3_moe")
+
+
+def check(
+    ranks, model_folder, expected, layout, *, method="w_reinforce", kind="qwen3", overrides=()
+):
+    engine, size, layout_overrides = layout
+    row = cases.METHODS[method]
+    batch, advantages = row.prepare(cases.make_batch())
+    config = engines.compose(row, engine, [*layout_overrides, *overrides])
+    results = ranks(size).run(engines.train, config, model_folder(kind), batch, advantages)
+    # Megatron decays no norm and no bias, torch's AdamW (verl's FSDP engine) all of them.
+    reference = expected(method, kind, decay_vectors=engine == "dp")
+    compare(results, reference, model_folder(kind))
+
+
+def compare(results, reference, folder):
+    rows = {}
+    for result in filter(None, results):
+        if "log_probs" not in result:
+            continue
+        for place, row in enumerate(result["rows"]):
+            rows[row] = (result["log_probs"][place], result["entropy"][place])
+        assert result["loss"] == pytest.approx(reference["loss"], rel=1e-5)
+        assert result["grad_norm"] == pytest.approx(reference["grad_norm"], rel=1e-5)
+    assert sorted(rows) == list(range(len(reference["log_probs"])))
+    for row, (log_probs, entropy) in rows.items():
+        close(log_probs, reference["log_probs"][row])
+        close(entropy, reference["entropy"][row])
+    (weights,) = (result["weights"] for result in results if result and "weights" in result)
+    for name, moved in updates(weights, folder).items():
+        wanted = updates(reference["weights"], folder)[name]
+        error = (moved - wanted).norm() / wanted.norm()
+        assert error < 5e-3, f"{name}: relative error of the update {error:.1e}"
+
+
+def close(actual, wanted):
+    torch.testing.assert_close(actual.double(), wanted, rtol=0, atol=1e-5)
+
+
+def updates(weights, folder):
+    from safetensors.torch import load_file
+
+    before = load_file(f"{folder}/model.safetensors")
+    assert set(weights) - {"lm_head.weight"} == set(before) - {"lm_head.weight"}
+    return {name: weights[name].double() - before[name].double() for name in before}

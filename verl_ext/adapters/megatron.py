@@ -1,0 +1,160 @@
+"""Can verl's Megatron engine do what the configuration asks of it, here?
+
+verl itself says "backend not in registry" a minute after the start when a package is missing, and
+leaves sizes to assertions inside its workers.
+"""
+
+import importlib.util
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+
+from verl_ext.adapters.errors import SettingsError
+
+INSTALL = "pip install 'verl-ext[megatron]'"
+
+# Settings of an engine that have no CPU counterpart: key, values that are fine, reason.
+_CPU_CANNOT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("param_offload", (False,), "the model is in host memory already, so it would have no effect"),
+    ("optimizer_offload", (False,), "the optimizer is in host memory already: no effect"),
+    ("use_distributed_optimizer", (True,), "verl 0.9.1 sends weights to the rollout from its "
+     "buffers (on GPUs too)"),
+    ("use_megatron_fsdp", (False,), "Megatron-FSDP is built on CUDA streams; model_engine=dp is "
+     "FSDP2 and runs here"),
+    ("dynamic_context_parallel", (False,), "it asks for a Megatron-core newer than the 0.16 that "
+     "is proven on CPUs; use context_parallel_size"),
+    ("virtual_pipeline_model_parallel_size", (None, 1), "interleaved pipeline stages are not "
+     "proven over gloo; use pipeline_model_parallel_size alone"),
+    ("router_replay.mode", ("disabled", "R2"), "vLLM-CPU does not report routed experts; R2 "
+     "records them in the trainer"),
+    ("qat.enable", (False,), "quantised training needs CUDA kernels"),
+    ("override_transformer_config.fp8", (None, False), "8-bit arithmetic is Transformer Engine's"),
+    ("dtype", ("float32", "bfloat16"), "host kernels for float16 are incomplete"),
+)  # fmt: skip
+
+
+def check(config: DictConfig, *, on_cpu: bool, workers_share_packages: bool) -> None:
+    """Refuses what would fail in a worker a minute later.
+
+    Args:
+        config: verl's whole configuration.
+        on_cpu: whether the CPU platform runs it.
+        workers_share_packages: whether the workers see what is installed here.
+
+    Raises:
+        SettingsError: a package is missing, the parallel sizes do not multiply to the number of
+            workers, or the CPU platform has no counterpart of a setting.
+    """
+    for key, engine in _engines(config):
+        if workers_share_packages:
+            _check_packages(key, engine)
+        _check_sizes(key, engine, config.trainer.n_gpus_per_node * config.trainer.nnodes)
+        if on_cpu:
+            _check_cpu(key, engine, config.actor_rollout_ref.model)
+
+
+def check_model(config: DictConfig) -> None:
+    """Refuses layouts that do not divide the model; looks at models on this disk alone.
+
+    Raises:
+        SettingsError: heads or layers do not split as asked.
+    """
+    path = Path(str(config.actor_rollout_ref.model.path)).expanduser() / "config.json"
+    if not path.is_file():
+        return
+    model = json.loads(path.read_text())
+    for key, engine in _engines(config):
+        tensor, pipeline = (engine[f"{x}_model_parallel_size"] for x in ("tensor", "pipeline"))
+        heads, kv_heads = model["num_attention_heads"], model.get("num_key_value_heads")
+        if heads % tensor or (kv_heads or heads) % tensor:
+            raise SettingsError(
+                f"{key}.tensor_model_parallel_size={tensor} does not divide the model's {heads} "
+                f"heads and {kv_heads or heads} key-value heads"
+            )
+        layers = model["num_hidden_layers"]
+        uneven = [k for k in engine.override_transformer_config if "pipeline_stage" in str(k)]
+        if layers % pipeline and not uneven:
+            raise SettingsError(
+                f"{key}.pipeline_model_parallel_size={pipeline} does not divide the model's "
+                f"{layers} layers. Say how many the first stage takes: "
+                f"+{key}.override_transformer_config.num_layers_in_first_pipeline_stage="
+                f"{math.ceil(layers / pipeline)}"
+            )
+
+
+def missing(*, vanilla_mbridge: bool) -> list[str]:
+    """Packages that verl's Megatron engine needs and this environment lacks."""
+    bridge = "mbridge" if vanilla_mbridge else "megatron.bridge"
+    return [name for name in ("megatron.core", bridge) if not _importable(name)]
+
+
+def _importable(name: str) -> bool:
+    package, _, module = name.rpartition(".")
+    if package and importlib.util.find_spec(package) is None:
+        return False
+    return importlib.util.find_spec(name if not package else f"{package}.{module}") is not None
+
+
+def _engines(config: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Key and settings of each Megatron engine that the run builds."""
+    roles = config.actor_rollout_ref
+    if roles.actor.strategy == "megatron":
+        yield "actor_rollout_ref.actor.megatron", roles.actor.megatron
+        if need_reference_policy(config):
+            yield "actor_rollout_ref.ref.megatron", roles.ref.megatron
+    if config.critic.strategy == "megatron" and need_critic(config):
+        yield "critic.megatron", config.critic.megatron
+
+
+def _check_packages(key: str, engine: Any) -> None:
+    absent = missing(vanilla_mbridge=engine.vanilla_mbridge)
+    if not absent:
+        return
+    fix = INSTALL
+    if absent == ["megatron.bridge"]:
+        fix = f"pip install 'verl[megatron]', or add: {key}.vanilla_mbridge=true ({INSTALL})"
+    raise SettingsError(f"model_engine=megatron needs {' and '.join(absent)}: {fix}")
+
+
+def _check_sizes(key: str, engine: Any, workers: int) -> None:
+    pipeline = engine.pipeline_model_parallel_size
+    tensor, context = engine.tensor_model_parallel_size, engine.context_parallel_size
+    expert = engine.expert_model_parallel_size
+    expert_tensor = engine.expert_tensor_parallel_size or tensor
+    products = {
+        f"tensor {tensor} x pipeline {pipeline} x context {context}": tensor * pipeline * context,
+        f"expert {expert} x expert tensor {expert_tensor} x pipeline {pipeline}": expert
+        * expert_tensor
+        * pipeline,
+    }
+    for words, product in products.items():
+        if workers % product:
+            raise SettingsError(
+                f"{key}: {words} = {product} does not divide {workers} worker(s). Change the "
+                f"parallel sizes or the number of workers: trainer.n_gpus_per_node={product}"
+            )
+
+
+def _check_cpu(key: str, engine: Any, model: Mapping[str, Any]) -> None:
+    for name, fine, reason in _CPU_CANNOT:
+        value = OmegaConf.select(engine, name)
+        if value not in fine:
+            raise SettingsError(
+                f"{key}.{name}={value} does not work on the CPU platform: {reason}. "
+                f"Fine is: {', '.join(str(v) for v in fine)}"
+            )
+    if model.get("use_fused_kernels"):
+        raise SettingsError(
+            "actor_rollout_ref.model.use_fused_kernels=true does not work on the CPU platform: "
+            "the kernels are Triton's. Set it to false"
+        )
+    if model.get("lora_rank") or (model.get("lora") or {}).get("rank"):
+        raise SettingsError(
+            "LoRA on Megatron needs Megatron-Bridge, which does not run on the CPU platform. "
+            "Use model_engine=dp"
+        )

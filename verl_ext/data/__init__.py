@@ -1,0 +1,1 @@
+"""From the files a user has on disk to the parquet files that verl trains on."""
