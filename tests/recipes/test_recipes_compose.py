@@ -13,34 +13,97 @@ from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS
 PRIMARIES = {"ppo_trainer": [], "ppo_megatron_trainer": [], "megatron": ["model_engine=megatron"]}
 
 
+@pytest.fixture
+def composed(verl_config, model_folder, scale_models):
+    """verl's configuration of a paper at a scale on an engine, with the scale's own model."""
+
+    def compose(paper, scale, engine, *overrides):
+        primary = engine if engine.startswith("ppo") else "ppo_trainer"
+        folder = model_folder[scale_models[scale][0]]
+        return verl_config(
+            *PRIMARIES[engine],
+            f"+paper={paper}",
+            f"+scale={scale}",
+            f"actor_rollout_ref.model.path={folder}",
+            f"critic.model.path={folder}",
+            *overrides,
+            primary=primary,
+        )
+
+    return compose
+
+
+def as_the_worker_reads_it(ref):
+    """The reference's section with the renamings of verl's ActorRolloutRefWorker.init_model."""
+    ref = OmegaConf.create(OmegaConf.to_container(ref, resolve=True))
+    ref.ppo_micro_batch_size = ref.pop("log_prob_micro_batch_size")
+    ref.ppo_micro_batch_size_per_gpu = ref.pop("log_prob_micro_batch_size_per_gpu")
+    ref.use_dynamic_bsz = ref.pop("log_prob_use_dynamic_bsz")
+    ref.ppo_max_token_len_per_gpu = ref.pop("log_prob_max_token_len_per_gpu")
+    return ref
+
+
+def data_parallel_size(engine, n_gpus):
+    if engine.strategy == "megatron":
+        model_parallel = engine.tensor_model_parallel_size * engine.pipeline_model_parallel_size
+        cut = model_parallel * engine.context_parallel_size
+    else:
+        cut = engine.ulysses_sequence_parallel_size
+    assert n_gpus % cut == 0
+    return n_gpus // cut
+
+
 @pytest.mark.parametrize("engine", PRIMARIES)
 @pytest.mark.parametrize("scale", overlays.names("scale"))
 @pytest.mark.parametrize("paper", overlays.names("paper"))
-def test_every_paper_composes_at_every_scale(verl_config, paper, scale, engine):
-    primary = engine if engine.startswith("ppo") else "ppo_trainer"
-    overrides = [*PRIMARIES[engine], f"+paper={paper}", f"+scale={scale}"]
-    config = verl_config(*overrides, primary=primary)
+def test_every_paper_runs_through_verls_typed_configurations(composed, paper, scale, engine):
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+    from verl.workers.config import TrainingWorkerConfig
+
+    config = composed(paper, scale, engine)
     OmegaConf.to_container(config, resolve=True)
     assert not {"paper", "scale", "task"} & set(config)
-    assert config.actor_rollout_ref.actor.strategy == (
-        "megatron" if "megatron" in engine else ("fsdp2" if scale == "cpu" else "fsdp")
+    n_gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    batch, model = config.data.train_batch_size, config.actor_rollout_ref.model
+
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    ref = omega_conf_to_dataclass(as_the_worker_reads_it(config.actor_rollout_ref.ref))
+    critic = omega_conf_to_dataclass(config.critic)
+    actor.validate(n_gpus, batch, model)
+    ref.validate(n_gpus, batch, model)
+    critic.validate(n_gpus, batch)
+    for part in (actor, ref, critic):
+        expected = "megatron" if "megatron" in engine else "fsdp2"
+        assert part.strategy == part.engine.strategy == expected
+        # verl asserts this in train_mini_batch, minutes into a run
+        rows = part.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n
+        assert rows % data_parallel_size(part.engine, n_gpus) == 0
+    assert ref.engine.forward_only
+    assert not actor.engine.forward_only
+    TrainingWorkerConfig(
+        model_type="language_model",
+        model_config=omega_conf_to_dataclass(model),
+        engine_config=actor.engine,
+        optimizer_config=actor.optim,
+        checkpoint_config=actor.checkpoint,
     )
 
+    rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+    assert n_gpus % rollout.tensor_model_parallel_size == 0
+    assert actor.use_dynamic_bsz == rollout.log_prob_use_dynamic_bsz  # verl's worker asserts it
+    validate_config.__wrapped__(config, use_reference_policy=True, use_critic=True)
 
-@pytest.mark.parametrize("scale", overlays.names("scale"))
+
 @pytest.mark.parametrize("engine", PRIMARIES)
-def test_engine_settings_convert_to_verls_typed_configurations(verl_config, scale, engine):
+def test_verls_typed_configurations_refuse_a_key_they_do_not_know(composed, engine):
     from verl.utils.config import omega_conf_to_dataclass
 
-    primary = engine if engine.startswith("ppo") else "ppo_trainer"
-    overrides = [*PRIMARIES[engine], "+paper=w_reinforce", f"+scale={scale}"]
-    config = verl_config(*overrides, primary=primary)
-    omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
-    actor = config.actor_rollout_ref.actor
-    for key in ("ppo_micro_batch_size_per_gpu",):
-        assert actor[key] is not None or actor.use_dynamic_bsz
-    if "megatron" not in engine:  # conversion of Megatron's needs its own parallel sizes: see docs
-        assert omega_conf_to_dataclass(actor).strategy == actor.strategy
+    section = "megatron" if "megatron" in engine else "fsdp_config"
+    config = composed("w_reinforce", "gpu8", engine)
+    OmegaConf.set_struct(config, False)
+    config.actor_rollout_ref.actor[section].param_offlod = True
+    with pytest.raises(Exception, match="param_offlod"):
+        omega_conf_to_dataclass(config.actor_rollout_ref.actor)
 
 
 @pytest.mark.parametrize("task", overlays.names("task"))
