@@ -1,10 +1,18 @@
 """Processes and references are made once and shared by all rows of the table."""
 
 import functools
+from pathlib import Path
 
 import pytest
 from engine_parity import cases, engines, reference
 from engine_parity.ranks import Ranks
+
+
+def pytest_collection_modifyitems(items):
+    """Rows of one layout after the other: see engines.forget_other_layouts."""
+    here = [item for item in items if item.path.parent == Path(__file__).parent]
+    rows = iter(sorted(here, key=lambda item: str(item.callspec.params.get("layout"))))
+    items[:] = [next(rows) if item in here else item for item in items]
 
 
 @pytest.fixture(scope="session")

@@ -45,19 +45,59 @@ def train(config, folder, batch, advantages):
 
     Returns what the rank that holds outputs saw, as lists over this rank's rows; None elsewhere.
     """
-    worker = build(config, folder)
-    result = run(worker, batch, advantages)
-    release(worker)
-    return result
+    return run(build(config, folder), batch, advantages)
 
 
 def build(config, folder):
     from verl.workers.engine_workers import ActorRolloutRefWorker
 
+    if config.actor.strategy == "megatron":
+        forget_other_layouts(config.actor.megatron)
+        forget_other_models()
     config.model.path = str(folder)
     worker = ActorRolloutRefWorker(config, role="actor")
     worker.init_model()
     return worker
+
+
+_layout = None
+
+
+def forget_other_layouts(sizes):
+    """Megatron's process groups stay for jobs of the same layout.
+
+    They are some thirty with many threads each, and those of a model that has trained are never
+    freed: hooks of autograd's C++ nodes hold it. Hence also the order of the tests.
+    """
+    global _layout
+    from megatron.core import parallel_state
+
+    layout = [size for name, size in sizes.items() if name.endswith("_parallel_size")]
+    if layout != _layout:
+        parallel_state.destroy_model_parallel()
+    _layout = layout
+
+
+def forget_other_models():
+    """mbridge writes what tied embeddings need into its class, for every later model."""
+    from mbridge.models.qwen2 import Qwen2Bridge
+
+    Qwen2Bridge._DIRECT_MAPPING["output_layer.weight"] = "lm_head.weight"
+
+
+def save_and_go_on(config, folder, batch, advantages, place):
+    """Two updates, a checkpoint, two updates; what the last two did."""
+    worker = build(config, folder)
+    run(worker, batch, advantages, updates=2, outputs=False)
+    worker.save_checkpoint(place, global_step=2)
+    return run(worker, batch, advantages, updates=2)
+
+
+def load_and_go_on(config, folder, batch, advantages, place):
+    """A new worker, the checkpoint, two updates."""
+    worker = build(config, folder)
+    worker.load_checkpoint(place)
+    return run(worker, batch, advantages, updates=2)
 
 
 def run(worker, batch, advantages, updates=UPDATES, outputs=True):
@@ -114,19 +154,6 @@ def tensordict(batch, advantages):
         "advantages": jagged([a[:n].float() for a, n in zip(advantages, lengths, strict=True)]),
     }
     return tu.get_tensordict(fields, {})
-
-
-def release(worker):
-    """Frees a Megatron model and forgets its layout: the next job has another one."""
-    if worker.config.actor.strategy != "megatron":
-        return
-    from megatron.core import parallel_state
-
-    for chunk in worker.actor.engine.module:
-        # Hooks of autograd's C++ nodes that hold the model, a cycle Python cannot see: the model
-        # would stay, and with it its process groups and their threads.
-        chunk.grad_accs.clear()
-    parallel_state.destroy_model_parallel()
 
 
 def _flat(value):

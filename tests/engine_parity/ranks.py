@@ -5,8 +5,6 @@ processes of each world size stay, and a job is a function that all of them run.
 """
 
 import contextlib
-import gc
-import itertools
 import multiprocessing
 import os
 import tempfile
@@ -20,13 +18,13 @@ class Ranks:
 
     def __init__(self, size):
         context = multiprocessing.get_context("spawn")
-        self.folder = tempfile.TemporaryDirectory()  # where the ranks of a job meet
+        self.folder = tempfile.TemporaryDirectory()  # where the ranks meet
         self.pipes, self.processes = [], []
         for rank in range(size):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(theirs, rank, size, self.folder.name), daemon=True
-            )
+            where = (theirs, rank, size, self.folder.name)
+            # No daemon: Megatron's checkpoint starts a process of its own.
+            process = context.Process(target=_serve, args=where)
             process.start()
             theirs.close()
             self.pipes.append(ours)
@@ -56,8 +54,12 @@ class Ranks:
         return all(process.is_alive() for process in self.processes)
 
     def close(self):
+        """Ends them: a closed pipe is the sign to leave, so that they end what they started."""
+        for pipe in self.pipes:
+            pipe.close()
         for process in self.processes:
-            process.kill()
+            process.join(timeout=10)
+            process.kill()  # one that waits for a rank that failed
             process.join()
         self.folder.cleanup()
 
@@ -72,7 +74,8 @@ def _serve(pipe, rank, size, folder):
     import verl  # noqa: F401 - the plugin goes before Megatron
 
     torch.set_num_threads(1)
-    for job in itertools.count():
+    torch.distributed.init_process_group("cpu:gloo", f"file://{folder}/store", None, size, rank)
+    while True:
         try:
             function, args = pipe.recv()
         except EOFError:
@@ -80,13 +83,7 @@ def _serve(pipe, rank, size, folder):
         error = result = None
         try:
             with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-                # A group per job: Megatron makes some thirty, each with threads and sockets.
-                place = f"file://{folder}/{job}"
-                torch.distributed.init_process_group("cpu:gloo", place, None, size, rank)
                 result = function(*args)
-                gc.collect()  # a model that still holds a group would keep its threads
-                torch.distributed.destroy_process_group()
-                gc.collect()
         except BaseException:
             error = traceback.format_exc()
         pipe.send((error, result))

@@ -46,6 +46,42 @@ def layers(module: ModuleType) -> None:
     module.TENorm = TENorm  # type: ignore[attr-defined]
 
 
+@patch("megatron.core.optimizer")
+def adam(module: ModuleType) -> None:
+    """Megatron's fallback to torch's AdamW cannot resume: see ``megatron_adam``."""
+    from verl_ext.platforms.megatron_adam import FusedAdam
+
+    module.Adam = FusedAdam  # type: ignore[attr-defined]
+    module.USING_PYTORCH_OPTIMIZER = False  # type: ignore[attr-defined]
+
+
+@patch("megatron.core.optimizer.distrib_optimizer")
+def adam_of_the_distributed_optimizer(module: ModuleType) -> None:
+    """The same: its checkpoint takes the path of Transformer Engine's optimizer."""
+    from verl_ext.platforms.megatron_adam import FusedAdam
+
+    module.Adam = FusedAdam  # type: ignore[attr-defined]
+    module.HAVE_APEX_OR_TE = True  # type: ignore[attr-defined]
+    module.USING_TE_OPTIMIZER = True  # type: ignore[attr-defined]
+
+
+@patch("megatron.core.optimizer.distrib_optimizer")
+def float32_state_loads(module: ModuleType) -> None:
+    """A float32 model's main weights are views of it, and Megatron loads into them under autograd.
+
+    With 16-bit weights they are tensors of their own, so on GPUs nobody meets this.
+    """
+    optimizer = module.DistributedOptimizer
+    original = optimizer._set_main_param_and_optimizer_states
+
+    @functools.wraps(original)
+    def set_states(self: Any, *args: Any, **kwargs: Any) -> None:
+        with module.torch.no_grad():
+            original(self, *args, **kwargs)
+
+    optimizer._set_main_param_and_optimizer_states = set_states
+
+
 @patch("megatron.core.transformer.moe.moe_utils")
 def router_without_transformer_engine(module: ModuleType) -> None:
     """The router asks ``te_general_gemm is not None``, a name its failed import leaves unbound."""
