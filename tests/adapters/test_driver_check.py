@@ -152,12 +152,6 @@ def test_the_plain_dictionary_of_arguments_reaches_the_function(verl_config):
     driver_check.check(config)
 
 
-def test_megatron_on_the_cpu_platform_is_refused_in_words(verl_config):
-    config = verl_config("model_engine=megatron", *RUN)
-    with pytest.raises(SettingsError, match="model_engine=dp"):
-        driver_check.check(config)
-
-
 @pytest.mark.parametrize("version", ["0.9.0", "0.10.0", "1.2"])
 def test_a_verl_outside_the_range_is_refused_with_the_range(version):
     from verl_ext.adapters.registration import check_version

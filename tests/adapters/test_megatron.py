@@ -6,7 +6,7 @@ import pytest
 import verl  # loads the plugin  # noqa: F401
 from omegaconf import OmegaConf
 
-from verl_ext.adapters import megatron
+from verl_ext.adapters import megatron, probe
 from verl_ext.adapters.errors import SettingsError
 
 ENGINE = "actor_rollout_ref.actor.megatron"
@@ -145,3 +145,23 @@ def test_a_model_that_is_not_on_this_disk_is_left_to_megatron(configured):
     config = configured(f"{ENGINE}.tensor_model_parallel_size=3")
     OmegaConf.update(config, "actor_rollout_ref.model.path", "Qwen/Qwen3-8B")
     megatron.check_model(config)
+
+
+def test_doctor_says_what_megatron_finds_and_lacks_here():
+    verdict, *lines = probe.megatron_engine()
+    assert verdict == "usable on this machine's cpu"
+    assert [line.split()[:2] for line in lines] == [
+        ["has", "megatron-core"],
+        ["has", "mbridge"],
+        ["lacks", "megatron-bridge"],
+        ["lacks", "transformer-engine"],
+    ]
+    assert lines[2].endswith("pip install 'verl[megatron]'")
+
+
+def test_doctor_says_what_installs_a_missing_engine(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: [])
+    verdict, *lines = probe.megatron_engine()
+    assert verdict == "not usable: it needs megatron-core and a bridge"
+    assert len(lines) == 4
+    assert lines[0] == "lacks megatron-core (the engine itself): pip install 'verl-ext[megatron]'"

@@ -1,4 +1,4 @@
-"""Every private symbol of verl, Ray, vLLM and Hydra that we override or read.
+"""Every private symbol of verl, Ray, vLLM, Megatron and Hydra that we override or read.
 
 When an upgrade moves one of them, this file fails and nothing else has to be searched. The other
 end of each thread is named in `docs/verl_surface.md`.
@@ -43,6 +43,24 @@ SIGNATURES = {
     "transfer_queue:kv_batch_put": ["keys", "partition_id", "fields", "tags"],
     "transfer_queue:KVBatchMeta.select_keys": ["self", "keys_to_select"],
     "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm": ["layer", "remove_weight"],
+    "verl.workers.config.engine:McoreEngineConfig.__post_init__": ["self"],
+    "verl.workers.engine.megatron.transformer_impl:MegatronEngineWithLMHead.forward_step": [
+        "self", "batch_iter", "model", "logits_processor_func", "postprocess_micro_batch_func",
+    ],
+    "verl.trainer.ppo.utils:need_reference_policy": ["config"],
+    "verl.trainer.ppo.utils:need_critic": ["config"],
+    "megatron.core.jit:disable_jit_fuser": [],
+    "megatron.core.models.backends:BackendSpecProvider.grouped_mlp_modules": [
+        "self", "moe_use_grouped_gemm", "moe_use_legacy_grouped_gemm",
+    ],
+    "megatron.core.tensor_parallel.mappings:gather_from_sequence_parallel_region": [
+        "input_", "tensor_parallel_output_grad", "group",
+    ],
+    "megatron.core.tensor_parallel.layers:set_tensor_model_parallel_attributes": [
+        "tensor", "is_parallel", "dim", "stride",
+    ],
+    "megatron.core.optimizer.distrib_optimizer:DistributedOptimizer"
+    "._set_main_param_and_optimizer_states": ["self", "model_param", "tensors"],
     "ray._private.utils:read_ray_address": ["temp_dir"],
     "ray._private.ray_logging:WorkerStandardStreamDispatcher.add_handler": [
         "self", "name", "handler",
@@ -68,6 +86,12 @@ SOURCES = {
     ],
     "verl.workers.engine.fsdp.transformer_impl:FSDPEngine.forward_backward_batch": [
         'batch_num_tokens = data["loss_mask"].sum()',  # why masks write loss_mask too
+    ],
+    "verl.workers.engine.megatron.transformer_impl:MegatronEngine.forward_backward_batch": [
+        'loss_mask = data["loss_mask"]',  # the same on Megatron
+    ],
+    "verl.workers.engine.megatron.transformer_impl:MegatronEngine.to": [
+        'elif device == "cpu":',  # why offload would have no effect on a CPU
     ],
     "verl.utils.tracking:FileLogger.__init__": ['os.getenv("VERL_FILE_LOGGER_PATH"'],
     "ray._private.worker:print_worker_logs": ["if not _worker_logs_enabled:"],

@@ -48,6 +48,16 @@ def train(config, folder, batch, advantages):
     return run(build(config, folder), batch, advantages)
 
 
+def train_in_double_precision(config, folder, batch, advantages):
+    """The same in float64, a name that verl's table of dtypes lacks."""
+    from unittest import mock
+
+    from verl.utils.torch_dtypes import PrecisionType
+
+    with mock.patch.object(PrecisionType, "to_dtype", return_value=torch.float64):
+        return run(build(config, folder), batch, advantages, dtype=torch.float64)
+
+
 def build(config, folder):
     from verl.workers.engine_workers import ActorRolloutRefWorker
 
@@ -100,7 +110,7 @@ def load_and_go_on(config, folder, batch, advantages, place):
     return run(worker, batch, advantages, updates=2)
 
 
-def run(worker, batch, advantages, updates=UPDATES, outputs=True):
+def run(worker, batch, advantages, *, updates=UPDATES, outputs=True, dtype=torch.float32):
     from verl.utils import tensordict_utils as tu
     from verl.workers.utils.padding import response_from_nested
 
@@ -108,7 +118,7 @@ def run(worker, batch, advantages, updates=UPDATES, outputs=True):
     share = len(batch) // engine.get_data_parallel_size()
     first = share * engine.get_data_parallel_rank()
     mine = list(range(first, first + share))
-    data = tensordict(batch.rows(mine), advantages[mine])
+    data = tensordict(batch.rows(mine), advantages[mine], dtype)
     info = {"temperature": TEMPERATURE, "global_batch_size": len(batch)}
     result = {"rows": mine, "loss": [], "grad_norm": []}
     if outputs:
@@ -133,7 +143,7 @@ def run(worker, batch, advantages, updates=UPDATES, outputs=True):
     return result if engine.is_mp_src_rank_with_outputs() or "weights" in result else None
 
 
-def tensordict(batch, advantages):
+def tensordict(batch, advantages, dtype):
     """The batch as the trainer hands it to a worker: jagged, without padding."""
     from verl.utils import tensordict_utils as tu
 
@@ -149,9 +159,9 @@ def tensordict(batch, advantages):
         "responses": jagged(batch.responses),
         "response_mask": jagged([mask.long() for mask in batch.mask]),
         "loss_mask": jagged([mask.long() for mask in batch.mask]),
-        "old_log_probs": jagged([value.float() for value in batch.old_log_probs]),
-        "ref_log_prob": jagged([value.float() for value in batch.ref_log_probs]),
-        "advantages": jagged([a[:n].float() for a, n in zip(advantages, lengths, strict=True)]),
+        "old_log_probs": jagged([value.to(dtype) for value in batch.old_log_probs]),
+        "ref_log_prob": jagged([value.to(dtype) for value in batch.ref_log_probs]),
+        "advantages": jagged([a[:n].to(dtype) for a, n in zip(advantages, lengths, strict=True)]),
     }
     return tu.get_tensordict(fields, {})
 

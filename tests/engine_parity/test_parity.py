@@ -129,6 +129,34 @@ def test_mixture_of_experts(ranks, model_folder, expected, layout):
     check(ranks, model_folder, expected, EXPERT_LAYOUTS[layout], kind="qwen3_moe")
 
 
+@pytest.mark.parametrize("layout", ["fsdp", "fsdp_dp2"])
+@pytest.mark.parametrize("method", cases.METHODS)
+def test_in_double_precision_nothing_is_left_of_the_difference(
+    ranks, model_folder, expected, method, layout
+):
+    """On FSDP alone: Megatron's vocabulary-parallel loss is float32 whatever it is given."""
+    engine, size, _ = LAYOUTS[layout]
+    row = cases.METHODS[method]
+    batch, advantages = row.prepare(cases.make_batch())
+    config = engines.compose(row, engine, MICRO_BATCHES["by_tokens"])
+    results = ranks(size).run(
+        engines.train_in_double_precision, config, model_folder("qwen3"), batch, advantages
+    )
+    reference = expected(method, "qwen3", decay_vectors=True)
+    for result in filter(None, results):
+        for place, index in enumerate(result["rows"]):
+            exact(result["log_probs"][place], reference["log_probs"][index])
+            exact(result["entropy"][place], reference["entropy"][index])
+        assert result["grad_norm"] == pytest.approx(reference["grad_norm"], rel=1e-10)
+    for name, weight in next(r["weights"] for r in results if "weights" in r).items():
+        exact(weight, reference["weights"][name])
+
+
+def exact(actual, wanted):
+    assert actual.dtype == torch.float64
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-10)
+
+
 RESUMED = {
     "fsdp_dp2": (LAYOUTS["fsdp_dp2"], "qwen3"),
     "tp2": (LAYOUTS["tp2"], "qwen3"),

@@ -1,37 +1,7 @@
 """Whole runs of verl on this machine's CPU: few, because each takes a minute or two."""
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-
 import pytest
-import torch
-
-PYTHON = sys.executable
-
-
-def train(folder, *overrides, timeout=600):
-    """Runs verl in its own process group from an empty folder; kills what it leaves behind."""
-    command = [PYTHON, "-m", "verl.trainer.main_ppo", *overrides, f"hydra.run.dir={folder}/run"]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output[-6000:]
-    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    return output, {record["step"]: record["data"] for record in map(json.loads, lines)}
+from runs.launch import train, weights_moved
 
 
 @pytest.mark.run
@@ -59,7 +29,7 @@ def test_w_reinforce_trains_with_our_estimator_and_syncs_its_weights(tmp_path):
     assert abs(metrics[3]["actor/entropy"] - metrics[1]["actor/entropy"]) > 1e-2
     for step in (1, 2, 3):
         assert metrics[step]["training/rollout_probs_diff_max"] < 1e-4
-    assert weights_moved(tmp_path)
+    assert weights_moved(tmp_path, step=3)
     for source in ("toy", "toy_held_out"):
         assert 0.0 <= metrics[0][f"verl_ext/val/{source}/pass@1"] <= 1.0
         assert metrics[3][f"verl_ext/val/{source}/pass@1"] is not None
@@ -68,18 +38,6 @@ def test_w_reinforce_trains_with_our_estimator_and_syncs_its_weights(tmp_path):
     assert (tmp_path / "run" / "run.png").stat().st_size > 10_000
     assert "step:1 - " not in output
     assert "step:1 - " not in (tmp_path / "run" / "verl.log").read_text()  # console is not named
-
-
-def weights_moved(folder):
-    from safetensors.torch import load_file
-
-    from verl_ext.toy import world
-
-    (saved,) = (folder / "checkpoints" / "global_step_3").rglob("model.safetensors")
-    after = load_file(saved)
-    before = load_file(world.ensure("w_reinforce").model / "model.safetensors")
-    assert set(after) == set(before)
-    return any(not torch.equal(after[name].float(), before[name].float()) for name in after)
 
 
 @pytest.mark.run

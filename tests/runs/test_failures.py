@@ -76,3 +76,21 @@ def test_a_refused_line_ends_in_words_without_a_traceback(arguments, words, tmp_
     assert out.returncode != 0
     assert words in out.stderr
     assert "Traceback" not in out.stderr
+
+
+@pytest.mark.parametrize("package", ["mbridge", "megatron.core"])
+def test_a_missing_megatron_package_is_named_at_the_start_with_its_extra(package, tmp_path):
+    import os
+
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{package!r}] = None")
+    out = run(
+        "verl.trainer.main_ppo",
+        "model_engine=megatron",
+        "+paper=w_reinforce",
+        "+scale=cpu",
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert out.returncode != 0
+    assert f"model_engine=megatron needs {package}: pip install 'verl-ext[megatron]'" in out.stderr
+    assert "Traceback" not in out.stderr

@@ -15,8 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 
 from verl_ext.adapters.errors import SettingsError
-
-INSTALL = "pip install 'verl-ext[megatron]'"
+from verl_ext.adapters.names import MEGATRON_EXTRA
 
 # Settings of an engine that have no CPU counterpart: key, values that are fine, reason.
 _CPU_CANNOT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
@@ -115,9 +114,9 @@ def _check_packages(key: str, engine: Any) -> None:
     absent = missing(vanilla_mbridge=engine.vanilla_mbridge)
     if not absent:
         return
-    fix = INSTALL
+    fix = MEGATRON_EXTRA
     if absent == ["megatron.bridge"]:
-        fix = f"pip install 'verl[megatron]', or add: {key}.vanilla_mbridge=true ({INSTALL})"
+        fix = f"pip install 'verl[megatron]', or add: {key}.vanilla_mbridge=true ({MEGATRON_EXTRA})"
     raise SettingsError(f"model_engine=megatron needs {' and '.join(absent)}: {fix}")
 
 

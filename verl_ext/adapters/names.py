@@ -2,3 +2,4 @@
 
 TRAINER_MODES = ("verl_ext.sync",)
 STOCK_MODES = ("sync", "colocate_async", "separate_async")
+MEGATRON_EXTRA = "pip install 'verl-ext[megatron]'"

@@ -4,6 +4,8 @@ import importlib
 import traceback
 from dataclasses import dataclass, field
 
+from verl_ext.adapters.names import MEGATRON_EXTRA
+
 
 @dataclass
 class Findings:
@@ -83,29 +85,43 @@ def overlays_found() -> str:
     return "" if "paper" not in config else "+paper became a plain key"
 
 
-def megatron() -> str:
-    """Whether verl's Megatron engine can run here, and why not."""
+# What verl's Megatron engine imports: distribution, what it is for, what installs it.
+MEGATRON = (
+    ("megatron-core", "the engine itself", MEGATRON_EXTRA),
+    ("mbridge", "the bridge of vanilla_mbridge=true, which +scale=cpu sets", MEGATRON_EXTRA),
+    ("megatron-bridge", "verl's default bridge, needed on GPUs", "pip install 'verl[megatron]'"),
+    ("transformer-engine", "layers on GPUs; CPUs have ours", "pip install 'verl[megatron]'"),
+)
+
+
+def megatron_engine() -> list[str]:
+    """Whether verl's Megatron engine can run here, what it finds, and what it lacks."""
     from importlib.metadata import distributions
 
-    names = {"megatron-core", "mbridge", "megatron-bridge", "transformer-engine"}
-    found = {
-        dist.metadata["Name"]: dist.version
-        for dist in distributions()
-        if dist.metadata["Name"] in names
-    }
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
-    if "megatron-core" not in found:
-        return "absent: megatron-core is not installed"
-    if not found.keys() & {"mbridge", "megatron-bridge"}:
-        return f"absent: {versions}, but neither mbridge nor megatron-bridge"
+    names = {name for name, _, _ in MEGATRON}
+    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in names}
+    lines = [_verdict(found)]
+    lines += [f"has {name} {found[name]}" for name, _, _ in MEGATRON if name in found]
+    lines += [
+        f"lacks {name} ({purpose}): {install}"
+        for name, purpose, install in MEGATRON
+        if name not in found
+    ]
+    return lines
+
+
+def _verdict(found: dict[str, str]) -> str:
+    if "megatron-core" not in found or not found.keys() & {"mbridge", "megatron-bridge"}:
+        return "not usable: it needs megatron-core and a bridge"
     importlib.import_module("verl.workers.engine")
     from verl.utils.device import get_device_name
     from verl.workers.engine.base import EngineRegistry
 
     engines = EngineRegistry._engines["language_model"].get("megatron")
     if engines is None:
-        return f"absent: {versions} are installed, but verl could not import its engine with them"
+        return "not usable: verl could not import its engine with what is installed"
     devices = sorted({key if isinstance(key, str) else key[0] for key in engines})
-    if get_device_name() not in devices:
-        return f"{versions}; not usable here: verl's engine is for {', '.join(devices)}"
-    return f"{versions}; usable"
+    device = get_device_name()
+    if device not in devices:
+        return f"not usable on this machine's {device}: verl's engine is for {', '.join(devices)}"
+    return f"usable on this machine's {device}"

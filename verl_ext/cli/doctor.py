@@ -5,6 +5,7 @@ import platform
 import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from typing import Any
 
 PACKAGES = ("verl-ext", "verl", "torch", "ray", "TransferQueue", "transformers", "hydra-core")
@@ -35,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     overlays = probe.overlays_found()
     problems += [f"overlays: {overlays}"] if overlays else []
     print(f"overlays     {'not found' if overlays else '+paper= +task= +scale= found by Hydra'}")
-    print(f"Megatron     {probe.megatron()}")
+    for label, line in zip_longest(["Megatron"], probe.megatron_engine(), fillvalue=""):
+        print(f"{label:<12} {line}")
     return _verdict(problems)
 
 

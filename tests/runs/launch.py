@@ -1,0 +1,46 @@
+"""Starts verl as a user does, and reads what the run left."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import torch
+
+PYTHON = sys.executable
+
+
+def train(folder, *overrides, timeout=600):
+    """Runs verl in its own process group from an empty folder; kills what it leaves behind."""
+    command = [PYTHON, "-m", "verl.trainer.main_ppo", *overrides, f"hydra.run.dir={folder}/run"]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, output[-6000:]
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return output, {record["step"]: record["data"] for record in map(json.loads, lines)}
+
+
+def weights_moved(folder, step):
+    """Whether the checkpoint of a step holds other weights than the toy model it started from."""
+    from safetensors.torch import load_file
+
+    from verl_ext.toy import world
+
+    (saved,) = (folder / "checkpoints" / f"global_step_{step}").rglob("*.safetensors")
+    after = load_file(saved)
+    before = load_file(world.ensure("w_reinforce").model / "model.safetensors")
+    assert set(after) == set(before)
+    return any(not torch.equal(after[name].float(), before[name].float()) for name in after)
