@@ -157,12 +157,20 @@ def exact(actual, wanted):
     torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-10)
 
 
+def resharding(layout):
+    engine, size, overrides = layout
+    return engine, size, [*overrides, f"{MEGATRON}.dist_ckpt_optim_fully_reshardable=true"]
+
+
 RESUMED = {
     "fsdp_dp2": (LAYOUTS["fsdp_dp2"], "qwen3"),
     "tp2": (LAYOUTS["tp2"], "qwen3"),
     "pp2": (LAYOUTS["pp2"], "qwen3"),
     "megatron_dp2": (LAYOUTS["megatron_dp2"], "qwen3"),
     "ep2": (EXPERT_LAYOUTS["ep2"], "qwen3_moe"),
+    # The optimizer's state by weight, not by rank: the shards of every layer are asked for.
+    "tp2_reshardable": (resharding(LAYOUTS["tp2"]), "qwen3"),
+    "ep2_reshardable": (resharding(EXPERT_LAYOUTS["ep2"]), "qwen3_moe"),
 }
 
 
