@@ -100,29 +100,46 @@ def test_plot_writes_where_it_is_told(run_dir, tmp_path):
     assert not (run_dir / "run.png").exists()
 
 
-def test_compare_labels_the_runs_as_told(run_dir, tmp_path, monkeypatch):
+PICTURES = {"--compare": "draw_comparison", "--curves": "draw_curves"}
+
+
+@pytest.mark.parametrize("option", PICTURES)
+def test_several_runs_are_labelled_as_told(option, run_dir, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        "verl_ext.plotting.draw_comparison",
+        f"verl_ext.plotting.{PICTURES[option]}",
         lambda logs, labels, path: seen.update(count=len(logs), labels=labels, path=path),
     )
     out = tmp_path / "c.png"
-    options = ("--compare", "--labels", "a", "b", "--out", str(out))
+    options = (option, "--labels", "a", "b", "--out", str(out))
     assert run("plot", str(run_dir), str(run_dir), *options) == 0
     assert seen == {"count": 2, "labels": ["a", "b"], "path": out}
 
 
-def test_compare_names_runs_by_their_directories(run_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize("option", PICTURES)
+def test_several_runs_are_named_by_their_directories(option, run_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr(
-        "verl_ext.plotting.draw_comparison", lambda logs, labels, path: seen.append(labels)
+        f"verl_ext.plotting.{PICTURES[option]}", lambda logs, labels, path: seen.append(labels)
     )
     other = tmp_path / "other"
     other.mkdir()
     (other / "metrics.jsonl").write_bytes((run_dir / "metrics.jsonl").read_bytes())
-    assert run("plot", str(run_dir), str(other), "--compare") == 0
+    assert run("plot", str(run_dir), str(other), option) == 0
     assert seen == [["my_run", "other"]]
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("--compare", "comparison.png"), ("--curves", "curves.png")]
+)
+def test_several_runs_are_drawn_where_one_stands(
+    option, name, run_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert run("plot", str(run_dir), str(run_dir), option, "--labels", "a", "b") == 0
+    assert [path.name for path in tmp_path.glob("*.png")] == [name]
+    assert f"picture: {name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,13 @@ def test_compare_names_runs_by_their_directories(run_dir, tmp_path, monkeypatch)
         (["{run}", "{run}"], "add --compare"),
         (["{run}", "--labels", "a"], "add --compare"),
         (["{run}", "{run}", "--compare", "--labels", "a"], "one for each run"),
-        (["{run}", "--compare", "--title", "a"], "use --labels"),
+        (["{run}", "--compare", "--title", "a"], "use --labels with --compare"),
+        (["{run}", "{run}"], "or --curves"),
+        (["{run}", "--labels", "a"], "or --curves"),
+        (["{run}", "{run}", "--curves", "--labels", "a"], "one for each run"),
+        (["{run}", "{run}", "--curves", "--title", "a"], "use --labels with --curves"),
+        (["{run}", "{run}", "--curves", "--compare"], "name one of them"),
+        (["{run}", "--curves"], "leave --curves out"),
         (["{run}", "--out", "{run}/nowhere/a.png"], "no such directory"),
         (["{run}/empty"], "trainer.logger=[file]"),
         (["{run}/broken"], "line 1"),

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from verl_ext import plotting
+from verl_ext.plotting.panels import LINE_HEIGHT, spread
 from verl_ext.run_log import RunLog, Series
 
 STEPS = (1, 2, 3, 4)
@@ -166,12 +167,144 @@ def test_a_comparison_of_nothing_is_refused():
         plotting.comparison_figure([log_of(TRAINING)], ["x"])
 
 
+def of_reward(*values, steps=STEPS):
+    return {"critic/rewards/mean": Series(steps, values)}
+
+
+def test_curves_draw_each_runs_own_series_over_the_step():
+    other = {
+        "critic/rewards/mean": Series((1, 2), (0.0, 0.5)),
+        "actor/entropy": Series((1, 2), (3.0, 2.5)),
+        "response_length/mean": Series((1, 2), (5.0, 6.0)),
+    }
+    logs = [log_of(TRAINING, curves("b"), curves("a")), log_of(other, curves("a"), curves("b"))]
+    figure = plotting.curves_figure(logs, ["x", "y"])
+    axes = panels(figure)
+    assert list(axes) == [
+        "training reward", "validation: a", "validation: b", "entropy", "response length"
+    ]  # fmt: skip
+    for title, metric in zip(
+        ("training reward", "entropy", "response length"), TRAINING, strict=True
+    ):
+        assert lines(axes[title]) == {
+            "x": (TRAINING[metric].steps, TRAINING[metric].values),
+            "y": (other[metric].steps, other[metric].values),
+        }
+    assert figure.get_suptitle().startswith("2 runs")
+    assert all(panel.get_xlim() == (0, 4) for panel in figure.axes)
+
+
+def test_curves_show_pass_at_1_of_the_validation_on_the_whole_scale():
+    logs = [log_of(curves("toy")), log_of(curves("toy", before=0.125, after=0.5))]
+    (axes,) = plotting.curves_figure(logs, ["x", "y"]).axes
+    assert lines(axes) == {
+        "x": ((0, 4), (1 / 16, 0.25 + 1 / 16)),
+        "y": ((0, 4), (0.125 + 1 / 16, 0.5 + 1 / 16)),
+    }
+    assert axes.get_ylabel() == "pass@1"
+    assert axes.get_ylim() == (0, 1)
+
+
+def test_curves_fall_back_to_the_mean_that_verl_logs():
+    mean = {"val-core/toy/reward/mean@4": Series((0, 4), (-3.0, 7.0))}
+    (axes,) = plotting.curves_figure([log_of(mean), log_of(mean)], ["x", "y"]).axes
+    assert lines(axes)["y"] == ((0, 4), (-3.0, 7.0))
+    assert axes.get_ylabel() == "reward mean@4"
+    low, high = axes.get_ylim()
+    assert low < -3.0
+    assert high > 7.0
+
+
+def test_curves_tell_apart_what_was_not_measured_alike():
+    mean = {"val-core/toy/acc/mean@4": Series((0, 4), (0.25, 0.5))}
+    (axes,) = plotting.curves_figure([log_of(curves("toy")), log_of(mean)], ["x", "y"]).axes
+    assert list(lines(axes)) == ["x (pass@1)", "y (acc mean@4)"]
+    assert axes.get_ylabel() == "pass@1 / acc mean@4"
+
+
+def test_curves_that_overlap_are_both_seen():
+    logs = [log_of(TRAINING) for _ in range(12)]
+    axes = panels(plotting.curves_figure(logs, [str(i) for i in range(12)]))["entropy"]
+    looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+    assert len(looks) == 12
+    first, second = axes.lines[:2]
+    assert first.get_linestyle() == "-" != second.get_linestyle()
+    assert second.get_linewidth() < first.get_linewidth()
+    assert second.get_zorder() > first.get_zorder()
+    fifth = axes.lines[4]  # wide again: must not cover the thin ones
+    assert fifth.get_zorder() < second.get_zorder()
+
+
+def test_curves_are_labelled_with_their_last_value_and_an_early_end_is_said():
+    logs = [log_of(of_reward(0.0, 0.25, 0.5, 0.75)), log_of(of_reward(0.25, 1.0, steps=(1, 2)))]
+    (axes,) = plotting.curves_figure(logs, ["x", "y"]).axes
+    assert texts(axes) == ["x  0.75", "y  1.00 at step 2"]  # from the lower end to the higher
+    assert axes.get_xlim() == (0, 4)  # of the longer run
+    low, high = axes.get_ylim()
+    heights = [(value - low) / (high - low) for value in (0.75, 1.0)]
+    assert [text.xy[1] for text in axes.texts] == pytest.approx(heights)
+    assert [text.get_color() for text in axes.texts] == [line.get_color() for line in axes.lines]
+
+
+def test_a_curve_that_ends_in_nan_is_labelled_where_it_was_last_seen():
+    logs = [log_of(of_reward(0.0, 0.25, 0.5, math.nan)), log_of(of_reward(0.0, 0.0, 0.0, 0.0))]
+    (axes,) = plotting.curves_figure(logs, ["x", "y"]).axes
+    assert texts(axes) == ["y  0.00", "x  0.50 at step 3"]
+
+
+def test_a_single_point_is_seen_and_many_are_not_marked():
+    short = log_of(of_reward(0.5, steps=(1,)))
+    long = log_of(of_reward(*[0.5] * 60, steps=tuple(range(1, 61))))
+    (axes,) = plotting.curves_figure([short, long], ["x", "y"]).axes
+    assert [line.get_marker() for line in axes.lines] == ["o", ""]
+
+
+def test_what_a_run_lacks_is_drawn_for_the_others_and_said(capsys):
+    no_entropy = {name: series for name, series in TRAINING.items() if name != "actor/entropy"}
+    nan = {"actor/entropy": Series((1, 2), (math.nan, math.nan))}
+    logs = [log_of(no_entropy), log_of(TRAINING, curves("a")), log_of(no_entropy, nan)]
+    axes = panels(plotting.curves_figure(logs, ["x", "y", "z"]))
+    assert list(lines(axes["entropy"])) == ["y"]
+    assert list(lines(axes["validation: a"])) == ["y"]
+    # The colour of a run is its own in every panel.
+    assert axes["entropy"].lines[0].get_color() == axes["training reward"].lines[1].get_color()
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "x: no actor/entropy, left out",
+        "x: no validation of a, left out",
+        "z: no actor/entropy, left out",
+        "z: no validation of a, left out",
+    ]
+
+
+def test_what_all_runs_lack_is_said_once(capsys):
+    logs = [log_of(of_reward(0.0, 0.0, 0.0, 0.5))] * 2
+    assert list(panels(plotting.curves_figure(logs, ["x", "y"]))) == ["training reward"]
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.endswith("actor/entropy, response_length/mean, validation (pass@k)")
+
+
+def test_curves_are_written_as_a_png(tmp_path, capsys):
+    logs = [log_of(TRAINING, curves("toy"))] * 2
+    plotting.draw_curves(logs, ["x", "y"], tmp_path / "curves.png")
+    width, height = png_size(tmp_path / "curves.png")
+    assert width > height > 600
+    assert capsys.readouterr().out == ""
+
+
+def test_curves_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="one label for each run"):
+        plotting.curves_figure([log_of(TRAINING)], ["x", "y"])
+    with pytest.raises(ValueError, match="one label for each run"):
+        plotting.curves_figure([], [])
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plotting.curves_figure([log_of({"x": Series((1,), (1.0,))})] * 2, ["x", "y"])
+
+
 def test_labels_keep_a_line_apart_and_move_no_further_than_needed():
-    gap = plotting.LINE_HEIGHT
-    assert plotting._spread([0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread([0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9])
     # Three at one height: the middle one stays, its neighbours move by a line.
-    assert plotting._spread([0.5, 0.5, 0.5]) == pytest.approx([0.5 - gap, 0.5, 0.5 + gap])
-    assert plotting._spread([]) == []
+    assert spread([0.5, 0.5, 0.5]) == pytest.approx([0.5 - LINE_HEIGHT, 0.5, 0.5 + LINE_HEIGHT])
+    assert spread([]) == []
 
 
 def test_drawing_changes_no_global_style(tmp_path):
@@ -179,4 +312,5 @@ def test_drawing_changes_no_global_style(tmp_path):
 
     before = dict(matplotlib.rcParams)
     plotting.draw_run(log_of(TRAINING), tmp_path / "run.png", "a run")
+    plotting.draw_curves([log_of(TRAINING)] * 2, ["x", "y"], tmp_path / "curves.png")
     assert dict(matplotlib.rcParams) == before

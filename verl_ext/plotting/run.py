@@ -1,0 +1,84 @@
+"""The course of one run."""
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from verl_ext.plotting.panels import (
+    COLOURS,
+    DPI,
+    STYLE,
+    TRAINING,
+    before_after,
+    drawable,
+    end_labels,
+    grid,
+    headline,
+    last_finite,
+    share_axis,
+    step_axis,
+)
+from verl_ext.run_log import RunLog, Series
+
+
+@matplotlib.rc_context(STYLE)
+def draw_run(log: RunLog, path: str | Path, title: str) -> None:
+    """Writes a PNG with the course of one run; says on stdout which metrics it lacks.
+
+    Args:
+        log: of the run.
+        path: where to write.
+        title: name of the run.
+
+    Raises:
+        ValueError: the run logged none of the metrics.
+    """
+    run_figure(log, title).savefig(path, format="png", dpi=DPI)
+
+
+@matplotlib.rc_context(STYLE)
+def run_figure(log: RunLog, title: str) -> Figure:
+    """The figure that :func:`draw_run` writes: reward, validation, entropy, response length."""
+    present = [metric for metric in TRAINING if drawable(log.series.get(metric))]
+    missing = [metric for metric in TRAINING if metric not in present]
+    sources = log.data_sources
+    if not present and not sources:
+        raise ValueError(f"nothing to draw in {log.path}: none of {', '.join(TRAINING)}, no pass@k")
+    missing += [] if sources else ["validation (pass@k)"]
+    if missing:
+        print(f"not in {log.path}, left out of the picture: {', '.join(missing)}")
+    figure, panels = grid(len(present) + len(sources))
+    order: list[str] = [*present[:1], *sources, *present[1:]]
+    for axes, name in zip(panels, order, strict=True):
+        if name in sources:
+            _validation_panel(axes, name, log.validation(name))
+        else:
+            _training_panel(axes, name, log.series[name])
+        step_axis(axes, log.last_step)
+    headline(figure, title, f"{log.last_step} steps")
+    return figure
+
+
+def _validation_panel(axes: Axes, source: str, curves: dict[str, Series]) -> None:
+    shades = matplotlib.colormaps["viridis"]
+    marks = []
+    for index, (label, series) in enumerate(curves.items()):
+        colour = shades(0.75 * index / max(len(curves) - 1, 1))
+        axes.plot(series.steps, series.values, color=colour, marker="o", clip_on=False, label=label)
+        marks.append((last_finite(series.values), f"{label}  {before_after(series)}", colour))
+    share_axis(axes, curves.values())
+    axes.set_title(f"validation: {source}")
+    axes.set_ylabel("share solved" if "pass@1" in curves else "")
+    end_labels(axes, marks)
+
+
+def _training_panel(axes: Axes, metric: str, series: Series) -> None:
+    title, unit = TRAINING[metric]
+    colour = COLOURS[list(TRAINING).index(metric)]
+    axes.plot(series.steps, series.values, color=colour, label=metric)
+    axes.set_title(title)
+    axes.set_title(before_after(series), loc="right", color=colour)
+    axes.set_ylabel(unit)
+    axes.margins(y=0.15)
