@@ -41,7 +41,6 @@ def test_fsdp_is_not_looked_at(verl_config):
         (f"{ENGINE}.use_distributed_optimizer=false", "weights to the rollout.*Fine is: True"),
         (f"{ENGINE}.use_megatron_fsdp=true", "Megatron-FSDP is built on CUDA streams"),
         (f"{ENGINE}.dynamic_context_parallel=true", "use context_parallel_size"),
-        (f"{ENGINE}.virtual_pipeline_model_parallel_size=2", "interleaved pipeline stages"),
         (f"{ENGINE}.router_replay.mode=R3", "Fine is: disabled, R2"),
         (f"{ENGINE}.qat.enable=true", "quantised training"),
         (f"+{ENGINE}.override_transformer_config.fp8=hybrid", "Transformer Engine"),

@@ -146,6 +146,10 @@ def save_model(kind, folder):
     }
     configs = {
         "qwen3": lambda: Qwen3Config(**common, head_dim=32, tie_word_embeddings=False),
+        # Enough layers for two interleaved stages on each of two ranks.
+        "qwen3_deep": lambda: Qwen3Config(
+            **(common | {"num_hidden_layers": 4}), head_dim=32, tie_word_embeddings=False
+        ),
         "qwen2_tied": lambda: Qwen2Config(**common, tie_word_embeddings=True),
         "qwen3_moe": lambda: Qwen3MoeConfig(
             **common,

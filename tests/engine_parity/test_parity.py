@@ -53,6 +53,14 @@ LAYOUTS = {
         ],
     ),
 }
+INTERLEAVED = (
+    "megatron",
+    2,
+    [
+        f"{MEGATRON}.pipeline_model_parallel_size=2",
+        f"{MEGATRON}.virtual_pipeline_model_parallel_size=2",
+    ],
+)
 EXPERT_LAYOUTS = {
     "fsdp": LAYOUTS["fsdp"],
     "megatron": LAYOUTS["megatron"],
@@ -122,6 +130,18 @@ def test_padding_changes_nothing(ranks, model_folder, expected, layout):
 @pytest.mark.parametrize("layout", ["fsdp", "megatron", "tp2", "pp2"])
 def test_tied_embeddings_and_biases(ranks, model_folder, expected, layout):
     check(ranks, model_folder, expected, LAYOUTS[layout], kind="qwen2_tied")
+
+
+@pytest.mark.parametrize("cut", ["rows_of_two", "by_tokens"])
+def test_interleaved_pipeline_stages(ranks, model_folder, expected, cut):
+    check(
+        ranks,
+        model_folder,
+        expected,
+        INTERLEAVED,
+        kind="qwen3_deep",
+        overrides=MICRO_BATCHES[cut],
+    )
 
 
 @pytest.mark.parametrize("layout", EXPERT_LAYOUTS)

