@@ -48,6 +48,11 @@ def train(config, folder, batch, advantages):
     return run(build(config, folder), batch, advantages)
 
 
+def warm_up():
+    """Imports what a job imports."""
+    import verl.workers.engine_workers  # noqa: F401
+
+
 def train_in_double_precision(config, folder, batch, advantages):
     """The same in float64, a name that verl's table of dtypes lacks."""
     from unittest import mock
