@@ -8,14 +8,18 @@ from engine_parity import cases, engines, reference
 from engine_parity.ranks import Ranks
 
 
+def layout_of(item):
+    return str(item.callspec.params.get("layout")) if hasattr(item, "callspec") else ""
+
+
 def pytest_collection_modifyitems(items):
     """Rows of one layout after the other: see engines.forget_other_layouts."""
     here = [item for item in items if item.path.parent == Path(__file__).parent]
-    rows = iter(sorted(here, key=lambda item: str(item.callspec.params.get("layout"))))
+    rows = iter(sorted(here, key=layout_of))
     items[:] = [next(rows) if item in here else item for item in items]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: their threads poll, and would slow other tests
 def ranks():
     """ranks(size): processes of a world size; new ones if a job killed the last."""
     pools = {}

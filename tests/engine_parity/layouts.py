@@ -41,6 +41,14 @@ INTERLEAVED = (
         f"{MEGATRON}.virtual_pipeline_model_parallel_size=2",
     ],
 )
+UNEVEN = (
+    "megatron",
+    2,
+    [
+        f"{MEGATRON}.pipeline_model_parallel_size=2",
+        f"+{MEGATRON}.override_transformer_config.num_layers_in_first_pipeline_stage=2",
+    ],
+)
 EXPERT_LAYOUTS = {
     "fsdp": LAYOUTS["fsdp"],
     "megatron": LAYOUTS["megatron"],

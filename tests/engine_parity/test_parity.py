@@ -27,6 +27,7 @@ from engine_parity.layouts import (
     MEGATRON,
     MICRO_BATCHES,
     PADDED,
+    UNEVEN,
 )
 
 TOLERANCES = {"log_probs": 1e-5, "entropy": 1e-5, "loss": 1e-5, "grad_norm": 1e-5, "update": 5e-3}
@@ -70,6 +71,11 @@ def test_interleaved_pipeline_stages(ranks, model_folder, expected, cut):
         kind="qwen3_deep",
         overrides=MICRO_BATCHES[cut],
     )
+
+
+def test_pipeline_stages_of_different_length(ranks, model_folder, expected):
+    """What the driver's check tells a user of the toy model, with its three layers, to add."""
+    check(ranks, model_folder, expected, UNEVEN, kind="qwen3_odd")
 
 
 @pytest.mark.parametrize("layout", EXPERT_LAYOUTS)

@@ -68,6 +68,40 @@ def test_models_are_built_from_our_layers_and_megatron_still_has_none():
     assert not dense.HAVE_TE, "Transformer Engine is here: does it run on CPUs now?"
 
 
+def test_the_optimizer_is_the_one_that_resumes_and_megatron_still_falls_back_to_torchs():
+    from verl_ext.platforms.megatron_adam import FusedAdam
+
+    optimizer = importlib.import_module("megatron.core.optimizer")
+    distributed = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
+    assert optimizer.Adam is distributed.Adam is FusedAdam
+    assert distributed.USING_TE_OPTIMIZER
+    assert distributed.HAVE_APEX_OR_TE
+    assert not optimizer.USING_PYTORCH_OPTIMIZER
+    # Its fallback asks a fresh optimizer for the one step that all parameters share.
+    assert "assert len(steps) == 1" in inspect.getsource(distributed)
+
+
+def test_optimizer_state_is_loaded_without_autograd():
+    module = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
+    patched = module.DistributedOptimizer._set_main_param_and_optimizer_states
+    seen = []
+    patch = next(
+        p
+        for p in patching.PATCHES["megatron.core.optimizer.distrib_optimizer"]
+        if p.__name__ == "float32_state_loads"
+    )
+    fake = type(module)("fake")
+    fake.torch = torch
+    fake.DistributedOptimizer = type(
+        "D", (), {"_set_main_param_and_optimizer_states": lambda self: seen.append(grad_on())}
+    )
+    grad_on = torch.is_grad_enabled
+    patch(fake)
+    fake.DistributedOptimizer()._set_main_param_and_optimizer_states()
+    assert seen == [False]
+    assert "no_grad" not in inspect.getsource(inspect.unwrap(patched))
+
+
 def test_the_router_finds_no_kernel_of_transformer_engine():
     module = importlib.import_module("megatron.core.transformer.moe.moe_utils")
     assert module.te_general_gemm is None
