@@ -128,7 +128,9 @@ class CalibratedGate:
             return self._gate.update(entropy)
         self._seen.append(_measured(entropy))
         if len(self._seen) >= self.calibration_steps:
-            self._gate = EntropyGate(*(_quantile(self._seen, share) for share in self.quantiles))
+            # A policy without doubt has an entropy of 0 up to rounding, of either sign.
+            low, high = (max(_quantile(self._seen, share), 0.0) for share in self.quantiles)
+            self._gate = EntropyGate(low, high)
             self._seen = []
         return False
 
@@ -202,8 +204,9 @@ def _quantile(values: Sequence[float], share: float) -> float:
     """Linear between the two nearest of the sorted values."""
     ordered = sorted(values)
     position = share * (len(ordered) - 1)
-    lower = ordered[math.floor(position)]
-    return lower + (ordered[math.ceil(position)] - lower) * (position - math.floor(position))
+    lower, upper = ordered[math.floor(position)], ordered[math.ceil(position)]
+    # Rounding must not carry it past its neighbour: a low above the high would be refused.
+    return min(lower + (upper - lower) * (position - math.floor(position)), upper)
 
 
 def _require_keys(state: Mapping[str, Any], keys: set[str]) -> None:
