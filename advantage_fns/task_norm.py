@@ -78,7 +78,8 @@ def task_norm(
     require_finite("outcomes", outcomes, "mask every token of a response that has no score")
     counted = sampled.any(-1)
     # Numbered anew, so that a label's number stays below the number of rows that are left.
-    groups, tasks = (labels[counted].unique(return_inverse=True)[1] for labels in (groups, tasks))
+    groups = torch.unique(groups[counted], return_inverse=True)[1]
+    tasks = torch.unique(tasks[counted], return_inverse=True)[1]
     scores = torch.zeros_like(outcomes)
     scores[counted] = _normalised(
         outcomes[counted], groups, tasks, eps=eps, published=singleton == "paper"
