@@ -131,7 +131,7 @@ def test_a_calibrated_gate_watches_first_and_then_takes_the_quantiles():
     assert [gate.update(entropy) for entropy in (5.0, 1.0, 3.0, 2.0)] == [False] * 4
     assert (gate.low, gate.high, gate.on) == (None, None, False)
     assert gate.update(4.0) is False  # the last one that is watched
-    assert (gate.low, gate.high) == (2.0, 4.0)
+    assert gate.state_dict() == {"on": False, "low": 2.0, "high": 4.0, "seen": []}
     course = [gate.update(entropy) for entropy in (4.0, 4.5, 3.0, 2.0, 1.5, 3.0)]
     assert course == [False, True, True, True, False, False]
     assert (gate.low, gate.high) == (2.0, 4.0)

@@ -183,6 +183,13 @@ def test_the_dtype_of_the_rewards_is_kept(dtype):
     assert advantages.dtype == dtype
 
 
+def test_the_statistics_of_a_large_float32_batch_are_those_of_float64():
+    rewards = torch.rand(5000, 1, generator=torch.Generator().manual_seed(0))
+    arguments = torch.ones(5000, 1), ["a"] * 5000, ["t"] * 5000
+    in_float64, _ = task_norm(rewards.double(), *arguments)
+    assert torch.equal(task_norm(rewards, *arguments)[0], in_float64.float())
+
+
 def test_a_large_offset_costs_no_digits_in_float32():
     # 4096 + {0, .5, 1, 1.5} are exact in float32; the mean and the squares need not be.
     rewards = torch.tensor([[0.0], [0.5], [1.0], [1.5]])
