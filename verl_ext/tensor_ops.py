@@ -1,7 +1,9 @@
 """Masked reductions shared by the pure functions; the lowest layer, imports torch alone."""
 
+from collections.abc import Collection, Hashable
+
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 
@@ -17,3 +19,54 @@ def spread_over_tokens(
 ) -> Float[Tensor, "batch time"]:
     """Copies one score per response onto its sampled tokens; masked tokens get 0."""
     return torch.where(response_mask.bool(), scores.unsqueeze(-1), 0)
+
+
+def label_index(
+    name: str, labels: Collection[Hashable], rows: int, device: torch.device
+) -> Int64[Tensor, " batch"]:
+    """Numbers the labels 0, 1, … in order of appearance, one number per row.
+
+    Args:
+        name: of the parameter, for the error.
+        labels: one hashable per row: a list, an array or a one-dimensional tensor.
+        rows: how many there must be.
+        device: of the result.
+
+    Raises:
+        ValueError: there are more or fewer labels than rows, or a label is NaN, which would be a
+            group of its own each time.
+    """
+    # Elements of a tensor are hashed by identity: each would be a label of its own.
+    values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    if len(values) != rows:
+        raise ValueError(f"{name} must have one label per row: {rows} rows, {len(values)} labels")
+    for row, value in enumerate(values):
+        if value != value:  # NaN, of whatever type
+            raise ValueError(f"{name} must not be NaN, but is in row {row}")
+    numbers: dict[Hashable, int] = {}
+    index = [numbers.setdefault(value, len(numbers)) for value in values]
+    return torch.tensor(index, dtype=torch.int64, device=device)
+
+
+def require_same_shape(**tensors: Tensor) -> None:
+    """Refuses tensors that torch would broadcast against each other without a word.
+
+    Raises:
+        ValueError: their shapes differ; each is named with its own.
+    """
+    if len({tensor.shape for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"shapes must be equal, got {shapes}")
+
+
+def require_finite(name: str, values: Float[Tensor, " batch"], advice: str) -> None:
+    """Refuses rows that are NaN or infinite, one value per row, before they reach others.
+
+    Raises:
+        ValueError: with the numbers and values of the first such rows, and the advice.
+    """
+    bad = torch.nonzero(~torch.isfinite(values)).flatten().tolist()
+    if bad:
+        shown = ", ".join(f"row {row}: {values[row].item()}" for row in bad[:8])
+        more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
+        raise ValueError(f"{name} must be finite, got {shown}{more}: {advice}")
