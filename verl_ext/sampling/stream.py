@@ -23,19 +23,23 @@ class TaskBalancedStream:
     indices ``k·batch_size`` to ``(k+1)·batch_size − 1`` are one batch. Its counts are those of
     ``quota.window_quotas``.
 
-    Within a batch the tasks have fixed places, shuffled once by the seed. So a reader who took some
+    Within a batch the tasks have fixed places, shuffled once by the seed. So whoever took some
     indices in between loses nothing where quotas are whole numbers: any ``batch_size`` consecutive
-    indices meet them. Elsewhere such a run may hold one prompt of a task less or more than a batch.
+    indices meet them. Elsewhere such a run holds at least a quota's whole part and at most 2 more.
 
-    A task is visited pass by pass: every prompt once, then all again in another order. A batch takes
-    the last prompts of one pass and the first of the next, and none twice. Small tasks begin new
-    passes earlier than large ones.
+    A task is visited pass by pass: every prompt once, then all again in another order. A batch
+    takes the last prompts of one pass and the first of the next, and none twice. Small tasks begin
+    new passes earlier than large ones.
 
     ``for index in stream`` and ``iter(stream)`` give an epoch, or what is left of it, and the next
     ``iter`` continues. An epoch is ``len(stream)`` indices, as many whole batches as the data set
     could fill (verl's ``steps_per_epoch``). It is a length only: passes run on across its end.
 
-    A prompt that a filter dropped is replaced through ``next_of``, from the same task.
+    A prompt that a filter dropped is replaced through ``next_of``, from the same task, and
+    ``quota.select`` picks the batch from what is ready. A reader that asks the stream itself for
+    replacements gets whichever tasks come next, and its batches drift from the quotas. Replacements
+    are exact across a restart only where nothing reads ahead (``data.dataloader_num_workers=0``):
+    workers are handed indices early, and a position saved for them does not know of ``next_of``.
 
     Args:
         task_ids: task of each row of the data set.

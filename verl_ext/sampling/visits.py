@@ -24,6 +24,8 @@ class Visits:
         self._gap = gap
         self._seed = seed
         self._shuffle = shuffle
+        self._order: list[int]
+        self._at: int
         self._begin(0, [])
 
     def draw(self) -> int:
