@@ -67,6 +67,11 @@ def test_the_first_batch_has_these_quotas(batch_size, weights, sizes, expected):
     assert counts(batch_size, weights, sizes) == expected
 
 
+def test_weights_are_taken_as_written_so_that_quotas_meant_to_be_whole_are():
+    # The float 0.29 is a little less than 29/100.
+    assert exact_quotas(100, {"a": 0.29, "b": 0.71}, {"a": MANY, "b": MANY}) == {"a": 29, "b": 71}
+
+
 def test_the_leftover_places_take_turns():
     # 2 2/3 each. After 3, 3, 2 the third is furthest behind; after three batches all have 8.
     batches = islice(window_quotas(8, "uniform", {"a": 9, "b": 9, "c": 9}), 4)
@@ -74,6 +79,15 @@ def test_the_leftover_places_take_turns():
     assert counted[0] == [3, 3, 2]
     assert [sum(column) for column in zip(*counted[:3], strict=True)] == [8, 8, 8]
     assert counted[3] == counted[0]
+
+
+def test_a_whole_quota_takes_no_turn_where_others_are_level():
+    # Of 9 prompts one is the first task's; the others share 8 = 304/38. In batch 31 a task that is
+    # level with its quota is among the 8 furthest behind: a tie with the whole quota before it.
+    parts = [38, 37, 37, 37, 37, 26, 37, 37, 37, 19]
+    weights = {task: Fraction(part, 9 * 38) for task, part in enumerate(parts)}
+    sizes = dict.fromkeys(weights, MANY)
+    assert {batch[0] for batch in islice(window_quotas(9, weights, sizes), 40)} == {1}
 
 
 def test_a_task_of_less_than_half_a_prompt_per_batch_is_still_served():
@@ -279,8 +293,9 @@ def test_seeds_differ_and_the_same_seed_repeats():
     task_ids = rows(a=50, b=70)
     drawn = [take(TaskBalancedStream(task_ids, 8, seed=seed), 64) for seed in (1, 2, 1)]
     assert drawn[0] == drawn[2]
-    assert drawn[0] != drawn[1]
-    # The places differ too, not only the prompts.
+    # The order of a task's prompts differs, and so do the places of the tasks in a batch.
+    a, b = ([index for index in indices if task_ids[index] == "a"] for indices in drawn[:2])
+    assert a != b
     assert [task_ids[i] for i in drawn[0]] != [task_ids[i] for i in drawn[1]]
 
 
