@@ -1,8 +1,8 @@
 """How many prompts of each task a batch holds.
 
 Source: Shen et al., "QwenLong-L1.5: Post-Training Recipe for Long-Context Reasoning and Memory
-Management", 2025, task-balanced sampling; the rules below are ours where the authors' sampler
-repairs its input.
+Management", 2025, https://arxiv.org/abs/2512.12967, task-balanced sampling; the rules below are
+ours where the authors' sampler repairs its input.
 """
 
 import math

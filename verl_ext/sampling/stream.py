@@ -1,7 +1,7 @@
 """Task-balanced sampling: every batch holds its quota of each task.
 
 Source: Shen et al., "QwenLong-L1.5: Post-Training Recipe for Long-Context Reasoning and Memory
-Management", 2025, task-balanced sampling.
+Management", 2025, https://arxiv.org/abs/2512.12967, task-balanced sampling.
 """
 
 import hashlib
