@@ -118,6 +118,25 @@ def test_a_missing_package_is_named_with_what_installs_it(
     megatron.check(config, on_cpu=True, workers_share_packages=False)
 
 
+def test_an_unchecked_version_is_refused_on_the_cpu_alone(configured, monkeypatch):
+    monkeypatch.setattr(megatron, "version", lambda package: "0.19.2")
+    with pytest.raises(SettingsError, match=r"megatron-core>=0\.16,<0\.17, and 0\.19\.2"):
+        check(configured())
+    check(configured(), on_cpu=False)
+
+
+def test_the_extra_installs_what_was_checked():
+    from pathlib import Path
+
+    import tomllib
+
+    from verl_ext.platforms.megatron_patches import CHECKED
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    extra = project["project"]["optional-dependencies"]["megatron"]
+    assert extra == [f"{package}{versions}" for package, versions in CHECKED.items()]
+
+
 def test_the_model_must_split(configured, tmp_path):
     model = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
     (tmp_path / "config.json").write_text(json.dumps(model))

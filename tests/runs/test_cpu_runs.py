@@ -1,7 +1,7 @@
 """Whole runs of verl on this machine's CPU: few, because each takes a minute or two."""
 
 import pytest
-from runs.launch import train, weights_moved
+from runs.launch import largest_move, train
 
 
 @pytest.mark.run
@@ -26,10 +26,9 @@ def test_w_reinforce_trains_with_our_estimator_and_syncs_its_weights(tmp_path):
     assert metrics[1]["critic/advantages/min"] == pytest.approx(-1.0)
     # The policy moved, and the rollout server moved with it: without the weight sync, step 2 and 3
     # would be sampled from a policy that training no longer has.
-    assert abs(metrics[3]["actor/entropy"] - metrics[1]["actor/entropy"]) > 1e-2
     for step in (1, 2, 3):
         assert metrics[step]["training/rollout_probs_diff_max"] < 1e-4
-    assert weights_moved(tmp_path, step=3)
+    assert largest_move(tmp_path, step=3) > 1e-3
     for source in ("toy", "toy_held_out"):
         assert 0.0 <= metrics[0][f"verl_ext/val/{source}/pass@1"] <= 1.0
         assert metrics[3][f"verl_ext/val/{source}/pass@1"] is not None

@@ -1,7 +1,7 @@
 """Whole runs with Megatron in the place of FSDP; tests/engine_parity has the numbers."""
 
 import pytest
-from runs.launch import train, weights_moved
+from runs.launch import largest_move, train
 
 MEGATRON = "actor_rollout_ref.actor.megatron"
 SHORT = [
@@ -36,8 +36,7 @@ def test_w_reinforce_trains_on_megatron_and_saves(tmp_path):
     check(metrics, steps=3)
     assert metrics[1]["critic/advantages/max"] == pytest.approx(0.1)
     assert metrics[1]["critic/advantages/min"] == pytest.approx(-1.0)
-    assert abs(metrics[3]["actor/entropy"] - metrics[1]["actor/entropy"]) > 1e-2
-    assert weights_moved(tmp_path, step=3)
+    assert largest_move(tmp_path, step=3) > 1e-3
 
 
 @pytest.mark.run

@@ -8,14 +8,17 @@ import importlib.util
 import json
 import math
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from packaging.specifiers import SpecifierSet
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.names import MEGATRON_EXTRA
+from verl_ext.platforms import megatron_patches
 
 # Settings of an engine that have no CPU counterpart: key, values that are fine, reason.
 _CPU_CANNOT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
@@ -45,11 +48,14 @@ def check(config: DictConfig, *, on_cpu: bool, workers_share_packages: bool) -> 
 
     Raises:
         SettingsError: a package is missing, the parallel sizes do not multiply to the number of
-            workers, or the CPU platform has no counterpart of a setting.
+            workers, or the CPU platform is not made for a version or has no counterpart of a
+            setting.
     """
     for key, engine in _engines(config):
         if workers_share_packages:
             _check_packages(key, engine)
+            if on_cpu:
+                _check_versions()
         _check_sizes(key, engine, config.trainer.n_gpus_per_node * config.trainer.nnodes)
         if on_cpu:
             _check_cpu(key, engine, config.actor_rollout_ref.model)
@@ -118,6 +124,17 @@ def _check_packages(key: str, engine: Any) -> None:
     if absent == ["megatron.bridge"]:
         fix = f"pip install 'verl[megatron]', or add: {key}.vanilla_mbridge=true ({MEGATRON_EXTRA})"
     raise SettingsError(f"model_engine=megatron needs {' and '.join(absent)}: {fix}")
+
+
+def _check_versions() -> None:
+    installed = [p for p in megatron_patches.CHECKED if _importable(p.replace("-", "."))]
+    for package in installed:
+        checked, found = megatron_patches.CHECKED[package], version(package)
+        if found not in SpecifierSet(checked):
+            raise SettingsError(
+                f"the CPU platform's Megatron layers are made for {package}{checked}, and {found} "
+                f"is installed: {MEGATRON_EXTRA}"
+            )
 
 
 def _check_sizes(key: str, engine: Any, workers: int) -> None:

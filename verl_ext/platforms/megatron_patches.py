@@ -1,7 +1,8 @@
 """What Megatron and verl's Megatron engine need on the CPU beyond ``megatron_import``.
 
-One function per patch; its docstring is the reason. Checked with megatron-core 0.16.1 and mbridge
-0.15.1; ``tests/platforms/test_megatron_patches.py`` fails where another version needs other ones.
+One function per patch; its docstring is the reason. They are made for the versions in CHECKED; the
+driver refuses others, and ``tests/platforms/test_megatron_patches.py`` fails where an upgrade makes
+a patch unnecessary.
 """
 
 import functools
@@ -11,6 +12,8 @@ from typing import Any
 
 from verl_ext.platforms.megatron_import import Loader
 from verl_ext.platforms.patching import patch
+
+CHECKED = {"megatron-core": ">=0.16,<0.17", "mbridge": ">=0.15,<0.16"}
 
 
 @patch("megatron.core.jit")
