@@ -143,19 +143,30 @@ def test_the_model_must_split(configured, tmp_path):
     config = configured("trainer.n_gpus_per_node=4")
     OmegaConf.update(config, "actor_rollout_ref.model.path", str(tmp_path))
     megatron.check_model(config)
-    OmegaConf.update(config, f"{ENGINE}.tensor_model_parallel_size", 4)
+    OmegaConf.update(config, f"{ENGINE}.tensor_model_parallel_size", 3)
     with pytest.raises(SettingsError, match="4 heads and 2 key-value heads"):
         megatron.check_model(config)
+    OmegaConf.update(config, f"{ENGINE}.tensor_model_parallel_size", 4)
+    megatron.check_model(config)  # two ranks to a key-value head
     OmegaConf.update(config, f"{ENGINE}.tensor_model_parallel_size", 2)
     OmegaConf.update(config, f"{ENGINE}.pipeline_model_parallel_size", 2)
     with pytest.raises(SettingsError, match="num_layers_in_first_pipeline_stage=2"):
         megatron.check_model(config)
-    OmegaConf.update(
-        config,
-        f"{ENGINE}.override_transformer_config.num_layers_in_first_pipeline_stage",
-        2,
-        force_add=True,
-    )
+    for key, value in (
+        ("num_layers_in_first_pipeline_stage", 2),
+        ("account_for_embedding_in_pipeline_split", True),
+        ("pipeline_model_parallel_layout", "Ett|tL"),
+    ):
+        uneven = config.copy()
+        name = f"{ENGINE}.override_transformer_config.{key}"
+        OmegaConf.update(uneven, name, value, force_add=True)
+        megatron.check_model(uneven)
+
+
+def test_a_model_of_several_parts_is_left_to_megatron(configured, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_attention_heads": 3}}))
+    config = configured(f"{ENGINE}.tensor_model_parallel_size=2", "trainer.n_gpus_per_node=2")
+    OmegaConf.update(config, "actor_rollout_ref.model.path", str(tmp_path))
     megatron.check_model(config)
 
 

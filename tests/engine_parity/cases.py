@@ -150,6 +150,9 @@ def save_model(kind, folder):
         "qwen3_deep": lambda: Qwen3Config(
             **(common | {"num_hidden_layers": 4}), head_dim=32, tie_word_embeddings=False
         ),
+        "qwen3_one_kv_head": lambda: Qwen3Config(
+            **(common | {"num_key_value_heads": 1}), head_dim=32, tie_word_embeddings=False
+        ),
         "qwen3_odd": lambda: Qwen3Config(
             **(common | {"num_hidden_layers": 3}), head_dim=32, tie_word_embeddings=False
         ),

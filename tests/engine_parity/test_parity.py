@@ -73,6 +73,10 @@ def test_interleaved_pipeline_stages(ranks, model_folder, expected, cut):
     )
 
 
+def test_more_ranks_than_key_value_heads(ranks, model_folder, expected):
+    check(ranks, model_folder, expected, LAYOUTS["tp2"], kind="qwen3_one_kv_head")
+
+
 def test_pipeline_stages_of_different_length(ranks, model_folder, expected):
     """What the driver's check tells a user of the toy model, with its three layers, to add."""
     check(ranks, model_folder, expected, UNEVEN, kind="qwen3_odd")

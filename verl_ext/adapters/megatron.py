@@ -34,7 +34,7 @@ _CPU_CANNOT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
      "records them in the trainer"),
     ("qat.enable", (False,), "quantised training needs CUDA kernels"),
     ("override_transformer_config.fp8", (None, False), "8-bit arithmetic is Transformer Engine's"),
-    ("dtype", ("float32", "bfloat16"), "host kernels for float16 are incomplete"),
+    ("dtype", ("float32", "bfloat16"), "16 bits are supported as bfloat16 alone"),
 )  # fmt: skip
 
 
@@ -71,17 +71,21 @@ def check_model(config: DictConfig) -> None:
     if not path.is_file():
         return
     model = json.loads(path.read_text())
+    if not {"num_attention_heads", "num_hidden_layers"} <= model.keys():
+        return  # a model of several parts, whose sizes Megatron itself knows
     for key, engine in _engines(config):
         tensor, pipeline = (engine[f"{x}_model_parallel_size"] for x in ("tensor", "pipeline"))
-        heads, kv_heads = model["num_attention_heads"], model.get("num_key_value_heads")
-        if heads % tensor or (kv_heads or heads) % tensor:
+        heads = model["num_attention_heads"]
+        kv_heads = model.get("num_key_value_heads") or heads
+        # More ranks than key-value heads: Megatron gives several ranks the same head.
+        if heads % tensor or (kv_heads % tensor and tensor % kv_heads):
             raise SettingsError(
-                f"{key}.tensor_model_parallel_size={tensor} does not divide the model's {heads} "
-                f"heads and {kv_heads or heads} key-value heads"
+                f"{key}.tensor_model_parallel_size={tensor} does not split the model's {heads} "
+                f"heads and {kv_heads} key-value heads"
             )
         layers = model["num_hidden_layers"]
         stages = pipeline * (engine.virtual_pipeline_model_parallel_size or 1)
-        uneven = [k for k in engine.override_transformer_config if "pipeline_stage" in str(k)]
+        uneven = [k for k in engine.override_transformer_config if "pipeline" in str(k)]
         if layers % stages and not uneven:
             raise SettingsError(
                 f"{key}.pipeline_model_parallel_size={pipeline} makes {stages} pipeline stages, "
