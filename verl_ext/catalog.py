@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from verl_ext.advantage_fns.task_norm import task_norm
 from verl_ext.advantage_fns.w_reinforce import w_reinforce
-from verl_ext.masks import zero_advantage
+from verl_ext.masks import aepo, zero_advantage
+from verl_ext.sampling.stream import TaskBalancedStream
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,14 @@ class Plugin:
     """A function that verl can be told to use.
 
     Attributes:
-        function: pure; its keyword-only parameters are the keys of its configuration.
+        function: pure, or a class whose objects are called where it has a state; its keyword-only
+            parameters are the keys of its configuration.
         title: of the paper it comes from.
         url: where that paper is.
         summary: what it does to learning, in a few words.
         line: what to type to use it without an overlay.
         overlays: the overlays that use it.
-        needs: batch fields it takes by keyword beside its positional tensors, by our names.
+        needs: batch fields it takes by name beside rewards or advantages and mask, by our names.
         requires: what it asks of the run, in words; empty if nothing.
         binary_outcomes: it refuses outcomes other than 0 and 1.
     """
@@ -61,6 +64,9 @@ _RUN = "python -m verl.trainer.main_ppo"
 _BINARY = "rewards of 0 or 1"
 _NEGATIVE = "The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning"
 _NEGATIVE_URL = "https://arxiv.org/abs/2506.01347"
+_LONG = "QwenLong-L1.5: Post-Training Recipe for Long-Context Reasoning and Memory Management"
+_LONG_URL = "https://arxiv.org/abs/2512.12967"
+_OURS = "trainer.v1.trainer_mode=verl_ext.sync"
 
 ADVANTAGES: dict[str, Plugin] = {
     "verl_ext.w_reinforce": Plugin(
@@ -73,17 +79,49 @@ ADVANTAGES: dict[str, Plugin] = {
         requires=_BINARY,
         binary_outcomes=True,
     ),
+    "verl_ext.task_norm": Plugin(
+        function=task_norm,
+        title=_LONG,
+        url=_LONG_URL,
+        summary="outcome minus its group's mean, over the deviation of its task in the batch",
+        line=f"algorithm.adv_estimator=verl_ext.task_norm {_OURS}",
+        overlays=("task_norm", "qwenlong_l15"),
+        needs=("group_ids", "task_ids"),
+        requires="a verl_ext.* trainer, a column that names each prompt's task",
+    ),
 }
 
 MASKS: dict[str, Plugin] = {
+    "aepo": Plugin(
+        function=aepo.Aepo,
+        title=_LONG,
+        url=_LONG_URL,
+        summary="while the policy is too uncertain, negative advantages are withheld",
+        line=f"+algorithm.verl_ext.masks.aepo={{}} {_OURS}",
+        overlays=("aepo", "qwenlong_l15"),
+        needs=("entropy",),
+        requires="a verl_ext.* trainer, old log-probs from the trainer",
+    ),
     "zero_advantage": Plugin(
         function=zero_advantage.keep_mask,
         title=_NEGATIVE,
         url=_NEGATIVE_URL,
         summary="rows of advantage 0 leave the loss and its denominator",
-        line="+algorithm.verl_ext.masks.zero_advantage={} trainer.v1.trainer_mode=verl_ext.sync",
+        line=f"+algorithm.verl_ext.masks.zero_advantage={{}} {_OURS}",
         overlays=("psr", "nsr"),
         requires="a verl_ext.* trainer, actor_rollout_ref.actor.loss_agg_mode=token-mean",
+    ),
+}
+
+SAMPLERS: dict[str, Plugin] = {
+    "task_balanced": Plugin(
+        function=TaskBalancedStream,
+        title=_LONG,
+        url=_LONG_URL,
+        summary="every batch holds its quota of each task, and no prompt is lost",
+        line=f"+algorithm.verl_ext.sampler.task_balanced={{weights: uniform}} {_OURS}",
+        overlays=("task_balanced", "qwenlong_l15"),
+        requires="a verl_ext.* trainer, a column that names each prompt's task",
     ),
 }
 
@@ -108,5 +146,33 @@ PAPERS: dict[str, Paper] = {
         summary="learns from mistakes alone",
         line=f"{_RUN} +paper=nsr +scale=cpu",
         requires=_BINARY,
+    ),
+    "qwenlong_l15": Paper(
+        title=_LONG,
+        url=_LONG_URL,
+        summary="task_norm, task_balanced and aepo together, with the paper's settings",
+        line=f"{_RUN} +paper=qwenlong_l15 +scale=cpu",
+        requires="a column that names each prompt's task",
+    ),
+    "task_norm": Paper(
+        title=_LONG,
+        url=_LONG_URL,
+        summary="tasks of different reward scales speak equally loudly",
+        line=f"{_RUN} +paper=task_norm +scale=cpu",
+        requires="a column that names each prompt's task",
+    ),
+    "task_balanced": Paper(
+        title=_LONG,
+        url=_LONG_URL,
+        summary="every batch holds its quota of each task",
+        line=f"{_RUN} +paper=task_balanced +scale=cpu algorithm.adv_estimator=grpo",
+        requires="a column that names each prompt's task",
+    ),
+    "aepo": Paper(
+        title=_LONG,
+        url=_LONG_URL,
+        summary="mistakes do not teach while the policy is too uncertain",
+        line=f"{_RUN} +paper=aepo +scale=cpu algorithm.adv_estimator=grpo",
+        requires="an estimator with negative advantages, such as grpo",
     ),
 }

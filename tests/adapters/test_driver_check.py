@@ -6,11 +6,12 @@ from omegaconf import OmegaConf, open_dict
 
 from verl_ext.adapters import driver_check, machine
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.catalog import PAPERS
 
 RUN = ("+paper=w_reinforce", "+scale=cpu")
 
 
-@pytest.mark.parametrize("paper", ["w_reinforce", "psr", "nsr"])
+@pytest.mark.parametrize("paper", PAPERS)
 def test_our_own_recipes_pass(verl_config, paper):
     driver_check.check(verl_config(f"+paper={paper}", "+scale=cpu"))
 
@@ -57,6 +58,75 @@ def test_refusals_name_the_key_and_the_way_out(verl_config, override, message):
 def test_a_mask_under_a_stock_trainer_is_answered_with_the_line_to_add(verl_config):
     config = verl_config("+paper=nsr", "+scale=cpu", "trainer.v1.trainer_mode=sync")
     with pytest.raises(SettingsError, match=r"Add: trainer\.v1\.trainer_mode=verl_ext\.sync"):
+        driver_check.check(config)
+
+
+LONG = ("+paper=qwenlong_l15", "+scale=cpu")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "trainer.v1.trainer_mode=colocate_async",
+            r"Add: trainer\.v1\.trainer_mode=verl_ext\.coloc",
+        ),
+        ("algorithm.verl_ext.masks.aepo.low=0.1", "both numbers .* or both 'auto'"),
+        ("algorithm.verl_ext.masks.aepo.gate=on", "gate must be one of hysteresis, readme_band"),
+        ("algorithm.verl_ext.masks.aepo.gate=off", "masks nothing"),
+        ("algorithm.verl_ext.masks.aepo.gate=readme_band", "needs numbers for low and high"),
+        ("algorithm.verl_ext.masks.aepo.denominator=some", "denominator must be one of all, kept"),
+        ("algorithm.verl_ext.masks.aepo.reduction=row", "reduction must be one of sequence, token"),
+        ("algorithm.verl_ext.masks.aepo.token_threshold=-1", "token_threshold must be a finite"),
+        ("algorithm.verl_ext.masks.aepo.calibration_steps=0", "calibration_steps must be >= 1"),
+        ("algorithm.verl_ext.masks.aepo.low_quantile=0.95", "in this order"),
+        ("+algorithm.verl_ext.masks.aepo.hi=1", "aepo: unknown 'hi', did you mean 'high'"),
+        ("algorithm.rollout_correction.bypass_mode=true", r"bypass_mode=false"),
+        ("algorithm.verl_ext.advantage.singleton=none", "singleton must be one of zero, paper"),
+        ("algorithm.verl_ext.advantage.eps=0", "eps must be finite and > 0"),
+        ("+algorithm.verl_ext.sampler.balanced={}", "did you mean 'task_balanced'"),
+        ("+algorithm.verl_ext.sampler.task_balanced.weight=x", "did you mean 'weights'"),
+        ("algorithm.verl_ext.sampler.task_balanced.weights=even", "weights must be 'uniform'"),
+        ("algorithm.verl_ext.sampler.task_balanced.weights={a: 0.5, b: 0.4}", "sum to 0.9"),
+        ("data.dataloader_num_workers=2", r"Add: data\.dataloader_num_workers=0"),
+        ("algorithm.verl_ext.deterministic=1", "deterministic must be true or false"),
+        ("trainer.v1.trainer_mode=verl_ext.colocate_async", r"deterministic=false"),
+        ("data.seed=null", r"Add: data\.seed=1"),
+        (
+            "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=my.Manager",
+            r"my\.Manager is asked for",
+        ),
+    ],
+)
+def test_refusals_of_the_long_context_recipe(verl_config, override, message):
+    with pytest.raises(SettingsError, match=message):
+        driver_check.check(verl_config(*LONG, override))
+
+
+def test_an_estimator_that_declares_fields_is_refused_under_a_stock_trainer(verl_config):
+    config = verl_config(
+        "+paper=task_norm",
+        "+scale=cpu",
+        "algorithm.verl_ext.deterministic=false",
+        "trainer.v1.trainer_mode=sync",
+    )
+    with pytest.raises(
+        SettingsError, match=r"needs task_ids .*Add: trainer\.v1\.trainer_mode=verl_ext\.sync"
+    ):
+        driver_check.check(config)
+
+
+def test_aepo_over_kept_tokens_without_a_token_mean_would_have_no_effect(verl_config):
+    loss = "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean"
+    driver_check.check(verl_config(*LONG, loss))
+    kept = "algorithm.verl_ext.masks.aepo.denominator=kept"
+    with pytest.raises(SettingsError, match="loss_agg_mode=token-mean"):
+        driver_check.check(verl_config(*LONG, loss, kept))
+
+
+def test_a_task_key_that_nobody_asks_for_is_refused(verl_config):
+    config = verl_config("+paper=nsr", "+scale=cpu", "+algorithm.verl_ext.task_key=ability")
+    with pytest.raises(SettingsError, match=r"Remove it: '~algorithm\.verl_ext\.task_key'"):
         driver_check.check(config)
 
 

@@ -12,6 +12,8 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
 
 from verl_ext.adapters import masks, trainer
+from verl_ext.adapters.names import STOCK_MODES
+from verl_ext.adapters.trainer import learning
 
 
 def nested(rows, dtype=torch.float32):
@@ -70,7 +72,10 @@ def make(monkeypatch, rows, chosen=("zero_advantage",), mini_batch=2):
                     "sampler": {"sampler_kwargs": {"poll_interval": 0.1}},
                 }
             },
-            "algorithm": {"verl_ext": {"masks": {name: {} for name in chosen}}},
+            "algorithm": {
+                "adv_estimator": "grpo",
+                "verl_ext": {"masks": {name: {} for name in chosen}},
+            },
             "actor_rollout_ref": {
                 "actor": {"ppo_mini_batch_size": mini_batch},
                 "rollout": {"n": 1},
@@ -83,15 +88,22 @@ def make(monkeypatch, rows, chosen=("zero_advantage",), mini_batch=2):
         advantages=nested(rows),
         response_mask=nested([[1] * len(row) for row in rows], torch.int64),
     )
-    monkeypatch.setattr(trainer, "tq", queue)
+    monkeypatch.setattr(learning, "tq", queue)
     batch = KVBatchMeta(keys=keys, tags=[{"seq_len": len(row)} for row in rows], partition_id="p")
     return Trainer(config), queue, batch
 
 
-def test_all_three_names_verl_compares_are_given_back(monkeypatch):
+@pytest.mark.parametrize("mode", STOCK_MODES)
+def test_each_of_verls_trainers_has_one_of_ours_that_gives_its_name_back(mode):
+    ours, verls = get_trainer_cls(f"verl_ext.{mode}"), get_trainer_cls(mode)
+    assert issubclass(ours, verls)
+    assert issubclass(ours, trainer.VerlExtTrainer)
+    assert ours.base_mode == mode
+
+
+def test_the_mode_that_verl_compares_is_its_own(monkeypatch):
     made, _, _ = make(monkeypatch, [[1.0]])
     assert made.config.trainer.v1.trainer_mode == "sync"
-    assert get_trainer_cls("verl_ext.sync") is trainer.VerlExtTrainerSync
 
 
 def test_the_poll_interval_reaches_the_replay_buffer(monkeypatch):
@@ -156,7 +168,7 @@ def test_masked_update_equals_the_update_on_the_shortened_batch():
     loss = torch.randn(4, 3, generator=generator)
     advantages = torch.tensor([[1.0], [0.0], [1.0], [0.0]]).expand(4, 3)
     sampled = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 0]])
-    keep, _ = masks.apply(masks.build({"zero_advantage": {}}), advantages, sampled)
+    keep = masks.MaskChain({"zero_advantage": {}})(advantages, sampled, {}).counted
     masked = agg_loss(loss, keep.float(), "token-mean", 1, int(keep.sum()))
     rows = [0, 2]
     shortened = agg_loss(

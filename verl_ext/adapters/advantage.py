@@ -2,30 +2,77 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.names import TRAINER_MODES
+from verl_ext.adapters.sessions import Sessions
 from verl_ext.catalog import ADVANTAGES
 
-# verl's name for a batch field -> the name our functions use for it.
+# What verl itself hands to an estimator -> the name our functions use for it.
 BATCH_FIELDS = {"index": "group_ids"}
+
+
+@dataclass(frozen=True)
+class BatchContext:
+    """What our trainers know of a batch and verl's estimator call does not carry.
+
+    Attributes:
+        sessions: which rows stand for which session.
+        sampled: (rows, time), the response mask before verl's rollout correction took tokens out.
+        fields: per row, by our names, what the estimator declared in the catalog.
+    """
+
+    sessions: Sessions
+    sampled: Tensor
+    fields: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+_CONTEXT: ContextVar[BatchContext | None] = ContextVar("verl_ext_batch", default=None)
+
+
+@contextmanager
+def batch_context(context: BatchContext | None) -> Iterator[None]:
+    """Lets the estimators called inside see the batch as our trainers do."""
+    token = _CONTEXT.set(context)
+    try:
+        yield
+    finally:
+        _CONTEXT.reset(token)
+
+
+def declared_fields(estimator: str) -> tuple[str, ...]:
+    """The fields beyond verl's own that an estimator asks our trainers for."""
+    entry = ADVANTAGES.get(estimator)
+    return tuple(name for name in entry.needs if name not in BATCH_FIELDS.values()) if entry else ()
 
 
 def register(core_algos: Any) -> None:
     """Registers every estimator of the catalog under its prefixed name."""
     for name, entry in ADVANTAGES.items():
-        core_algos.register_adv_est(name)(as_verl_estimator(entry.function))
+        core_algos.register_adv_est(name)(as_verl_estimator(entry.function, declared_fields(name)))
 
 
-def as_verl_estimator(function: Callable[..., Any]) -> Callable[..., Any]:
+def as_verl_estimator(
+    function: Callable[..., Any], declared: Sequence[str] = ()
+) -> Callable[..., Any]:
     """Wraps a pure function into verl's calling convention.
 
     The subtree ``algorithm.verl_ext.advantage`` *is* the function's keyword arguments, so Python
     itself refuses an unknown one.
+
+    Under our trainers the function sees one row per session, that of its last output, and verl's
+    padding rows not at all. What it gives that row's first sampled token goes to every sampled
+    token of the session, as verl does for GRPO. Tokens that verl's rollout correction rejects are
+    out of the loss, not out of the statistics, as there.
     """
     wanted = set(inspect.signature(function).parameters)
 
@@ -42,10 +89,39 @@ def as_verl_estimator(function: Callable[..., Any]) -> Callable[..., Any]:
             for theirs, ours in BATCH_FIELDS.items()
             if ours in wanted and theirs in batch
         }
-        rewards = onto_sampled_tokens(token_level_rewards, response_mask)
-        return function(rewards, response_mask, **fields, **settings)
+        context = _CONTEXT.get()
+        if context is None:
+            _refuse_without_fields(function.__name__, declared)
+            rewards = onto_sampled_tokens(token_level_rewards, response_mask)
+            return function(rewards, response_mask, **fields, **settings)
+        fields |= {name: context.fields[name] for name in declared}
+        last = context.sessions.last
+        of_last = {name: [values[row] for row in last.tolist()] for name, values in fields.items()}
+        sampled = context.sampled[last]
+        rewards = onto_sampled_tokens(token_level_rewards[last], sampled)
+        results = function(rewards, sampled, **of_last, **settings)
+        return tuple(_on_every_output(result, response_mask, context) for result in results)
 
     return estimator
+
+
+def _refuse_without_fields(function: str, declared: Sequence[str]) -> None:
+    if declared:
+        raise SettingsError(
+            f"'verl_ext.{function}' needs {', '.join(declared)} of each row, which verl's stock "
+            f"trainers do not fetch. Add: trainer.v1.trainer_mode={TRAINER_MODES[0]}"
+        )
+
+
+def _on_every_output(
+    of_last: Float[Tensor, "sessions time"],
+    response_mask: Shaped[Tensor, "rows time"],
+    context: BatchContext,
+) -> Float[Tensor, "rows time"]:
+    """A session's score, read at the first sampled token, on all tokens that are in the loss."""
+    first = context.sampled[context.sessions.last].int().argmax(-1, keepdim=True)
+    scores = context.sessions.broadcast(of_last.gather(1, first).squeeze(1))
+    return torch.where(response_mask.bool(), scores.unsqueeze(-1), 0)
 
 
 def onto_sampled_tokens(

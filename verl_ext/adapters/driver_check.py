@@ -6,27 +6,22 @@ nearest valid name.
 """
 
 import importlib.util
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from verl_ext import overlays
-from verl_ext.adapters import machine, megatron, run_view, toy
-from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters import machine, megatron, plugin_check, run_view, toy
+from verl_ext.adapters.advantage import declared_fields
+from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
-from verl_ext.catalog import ADVANTAGES, MASKS
 from verl_ext.data.locations import maker
-from verl_ext.suggest import nearest
 
-SECTIONS = ("advantage", "masks", "toy", "verbose")
+SECTIONS = ("advantage", "masks", "sampler", "task_key", "deterministic", "toy", "verbose")
 VERLS_PLACEHOLDER = "~/models/deepseek-llm-7b-chat"
-# Reward functions of ours that give 0/1 only when asked to.
-BINARY_ON_REQUEST = ("verl_ext.reward_fns.string_composition",)
 
 
 def check_and_prepare(config: DictConfig) -> None:
@@ -53,12 +48,11 @@ def check(config: DictConfig) -> None:
     """
     _check_overlays(config)
     settings = config.algorithm.get("verl_ext") or {}
-    _refuse_unknown("algorithm.verl_ext", settings, SECTIONS)
+    refuse_unknown("algorithm.verl_ext", settings, SECTIONS)
     if not isinstance(settings.get("verbose", False), bool):
         raise SettingsError("algorithm.verl_ext.verbose must be true or false")
     _check_trainer_mode(config, settings)
-    _check_estimator(config, settings)
-    _check_masks(config, settings.get("masks") or {})
+    plugin_check.check(config, settings)
     _check_toy(config)
     _check_packages(config)
     machine.check(config)
@@ -83,78 +77,25 @@ def _check_overlays(config: DictConfig) -> None:
 def _check_trainer_mode(config: DictConfig, settings: Mapping[str, Any]) -> None:
     mode = str(config.trainer.v1.trainer_mode)
     if mode.startswith("verl_ext") and mode not in TRAINER_MODES:
-        _refuse_unknown("trainer.v1.trainer_mode", [mode], TRAINER_MODES)
-    if not settings.get("masks"):
-        return
-    if mode in STOCK_MODES:
-        raise SettingsError(
-            f"algorithm.verl_ext.masks has no effect under the stock trainer '{mode}'. "
-            f"Add: trainer.v1.trainer_mode={TRAINER_MODES[0]}"
-        )
-    if not config.trainer.use_v1:
-        raise SettingsError(
-            "algorithm.verl_ext.masks needs verl's V1 trainer. Add: trainer.use_v1=true"
-        )
-
-
-def _check_estimator(config: DictConfig, settings: Mapping[str, Any]) -> None:
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
-
-    name = str(config.algorithm.adv_estimator)
-    _refuse_unknown("algorithm.adv_estimator", [name], list(ADV_ESTIMATOR_REGISTRY))
-    arguments = settings.get("advantage") or {}
-    if name not in ADVANTAGES:
-        if arguments:
+        refuse_unknown("trainer.v1.trainer_mode", [mode], TRAINER_MODES)
+    for what in _ours_alone(config, settings):
+        if mode in STOCK_MODES:
             raise SettingsError(
-                f"algorithm.verl_ext.advantage ({', '.join(arguments)}) belongs to another "
-                f"estimator: '{name}' takes none of it. Remove it: '~algorithm.verl_ext.advantage'"
+                f"{what} has no effect under the stock trainer '{mode}'. "
+                f"Add: trainer.v1.trainer_mode=verl_ext.{mode}"
             )
-        return
-    _check_call("algorithm.verl_ext.advantage", ADVANTAGES[name].function, arguments)
-    if ADVANTAGES[name].binary_outcomes:
-        _check_binary(config, name)
+        if not config.trainer.use_v1:
+            raise SettingsError(f"{what} needs verl's V1 trainer. Add: trainer.use_v1=true")
 
 
-def _check_binary(config: DictConfig, name: str) -> None:
-    if config.algorithm.use_kl_in_reward:
-        raise SettingsError(
-            f"'{name}' needs outcomes of 0 or 1, and algorithm.use_kl_in_reward mixes a KL penalty "
-            "into them. Use the loss's KL instead: algorithm.use_kl_in_reward=false "
-            "actor_rollout_ref.actor.use_kl_loss=true"
-        )
-    custom = config.reward.custom_reward_function
-    path = str(custom.get("path") or "").removeprefix("pkg://")
-    if path in BINARY_ON_REQUEST and not (custom.get("reward_kwargs") or {}).get("binary", False):
-        raise SettingsError(
-            f"'{name}' needs outcomes of 0 or 1, and {path} gives -1, 0 or 1. "
-            "Add: +reward.custom_reward_function.reward_kwargs.binary=true"
-        )
-
-
-def _check_masks(config: DictConfig, masks: Mapping[str, Any]) -> None:
-    _refuse_unknown("algorithm.verl_ext.masks", masks, list(MASKS))
-    for name, arguments in masks.items():
-        _check_call(f"algorithm.verl_ext.masks.{name}", MASKS[name].function, arguments or {})
-    loss_agg_mode = config.actor_rollout_ref.actor.loss_agg_mode
-    if "zero_advantage" in masks and loss_agg_mode != "token-mean":
-        raise SettingsError(
-            "algorithm.verl_ext.masks.zero_advantage takes rows out of the token mean; "
-            f"loss_agg_mode={loss_agg_mode} divides by a fixed number, so it has no effect. "
-            "Add: actor_rollout_ref.actor.loss_agg_mode=token-mean"
-        )
-
-
-def _check_call(key: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Calls the function on a two-row batch: its own errors are the check of the values."""
-    parameters = inspect.signature(function).parameters.values()
-    allowed = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]
-    _refuse_unknown(key, arguments, allowed)
-    plain: Any = OmegaConf.to_container(OmegaConf.create(dict(arguments)))
-    batch = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    try:
-        function(batch, torch.ones(2, 2), **plain)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"{key}: {error}") from error
+def _ours_alone(config: DictConfig, settings: Mapping[str, Any]) -> Iterator[str]:
+    """What the configuration asks for that only our trainers do, in words."""
+    for section in ("masks", "sampler", "deterministic"):
+        if settings.get(section):
+            yield f"algorithm.verl_ext.{section}"
+    estimator = str(config.algorithm.adv_estimator)
+    if fields := declared_fields(estimator):
+        yield f"'{estimator}' needs {', '.join(fields)} of each row and"
 
 
 def _check_toy(config: DictConfig) -> None:
@@ -195,15 +136,3 @@ def _check_inputs(config: DictConfig) -> None:
             "actor_rollout_ref.model.path is still verl's placeholder: this scale and task bring "
             "no model. Add: actor_rollout_ref.model.path=YOUR_MODEL"
         )
-
-
-def _refuse_unknown(key: str, given: Iterable[str], valid: Iterable[str]) -> None:
-    valid = list(valid)
-    for name in given:
-        if not valid:
-            raise SettingsError(f"{key}: unknown '{name}'; it takes no settings: {key}={{}}")
-        if name not in valid:
-            raise SettingsError(
-                f"{key}: unknown '{name}', did you mean '{nearest(str(name), valid)}'? "
-                f"There are: {', '.join(map(str, valid))}"
-            )

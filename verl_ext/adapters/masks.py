@@ -1,65 +1,132 @@
 """The masks of ``algorithm.verl_ext.masks``, applied after the advantage in the order written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
+from inspect import isclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from verl_ext.catalog import MASKS
-
-Mask = Callable[[Tensor, Tensor], Tensor]
-
-
-def build(settings: Mapping[str, Any] | None) -> dict[str, Mask]:
-    """Name -> mask with its keyword arguments bound, in the order of the configuration."""
-    return {
-        name: partial(MASKS[name].function, **(arguments or {}))
-        for name, arguments in (settings or {}).items()
-    }
+from verl_ext.masks.denominator import loss_inputs
 
 
-def apply(
-    masks: Mapping[str, Mask], advantages: Tensor, response_mask: Tensor
-) -> tuple[Tensor, dict[str, float]]:
-    """Runs the masks one after the other, each on what the ones before it kept.
+@dataclass(frozen=True)
+class Masked:
+    """What the masks leave of a batch.
+
+    Attributes:
+        advantages: (sessions, time), 0 where withheld.
+        counted: bool (sessions, time), the tokens over which the loss is averaged.
+        teaches: whether any token still has an advantage, or no mask withheld anything.
+        metrics: for each mask the share of the tokens it saw that it kept, and its own.
+        news: what a person should read, a line each.
+    """
+
+    advantages: Tensor
+    counted: Tensor
+    teaches: bool
+    metrics: dict[str, float]
+    news: list[str]
+
+
+class MaskChain:
+    """Masks one after the other: each sees advantages of 0 where those before it withheld.
+
+    A mask is a function (its tokens leave the denominator too) or an object with a ``denominator``,
+    and, if it has them, ``metrics``, ``news``, ``state_dict`` and ``load_state_dict``.
 
     Args:
-        masks: from :func:`build`.
-        advantages: (batch, time).
-        response_mask: (batch, time), 1 = sampled token.
-
-    Returns:
-        The tokens to learn from, bool (batch, time), and for each mask the share of the tokens
-        it saw that it kept.
+        settings: name -> keyword arguments, in the order of the configuration.
     """
-    keep = response_mask.bool()
-    metrics = {}
-    for name, mask in masks.items():
-        seen = int(keep.sum())
-        keep = keep & mask(advantages, keep)
-        metrics[f"verl_ext/{name}/kept_share"] = int(keep.sum()) / seen if seen else 0.0
-    return keep, metrics
+
+    def __init__(self, settings: Mapping[str, Any] | None) -> None:
+        self.masks: dict[str, Any] = {
+            name: _built(MASKS[name].function, arguments or {})
+            for name, arguments in (settings or {}).items()
+        }
+        self.needs = sorted({field for name in self.masks for field in MASKS[name].needs})
+
+    def __bool__(self) -> bool:
+        return bool(self.masks)
+
+    def __call__(
+        self, advantages: Tensor, response_mask: Tensor, fields: Mapping[str, Any]
+    ) -> Masked:
+        """Applies the masks.
+
+        Args:
+            advantages: (sessions, time).
+            response_mask: (sessions, time), 1 = sampled token.
+            fields: what :attr:`needs` names, (sessions, time) each.
+        """
+        sampled = response_mask.bool()
+        learning, counted = sampled, sampled
+        metrics, news = {}, []
+        for name, mask in self.masks.items():
+            wanted = {field: fields[field] for field in MASKS[name].needs}
+            keep = mask(torch.where(learning, advantages, 0), sampled, **wanted)
+            denominator = getattr(mask, "denominator", "kept")
+            _, left = loss_inputs(advantages, learning, keep, denominator=denominator)
+            # What an earlier mask withheld keeps the place that mask gave it.
+            counted = counted & (left | ~learning)
+            seen = int(learning.sum())
+            learning = learning & keep
+            own = {"kept_share": int(learning.sum()) / seen if seen else 0.0}
+            own |= getattr(mask, "metrics", {})
+            metrics |= {f"verl_ext/{name}/{what}": value for what, value in own.items()}
+            if getattr(mask, "news", ""):
+                news.append(f"{name}: {mask.news}")
+        left_over = torch.where(learning, advantages, 0)
+        teaches = bool(left_over.any()) or torch.equal(learning, sampled)
+        return Masked(left_over, counted, teaches, metrics, news)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of each mask that has one."""
+        return {
+            name: mask.state_dict()
+            for name, mask in self.masks.items()
+            if hasattr(mask, "state_dict")
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Restores each mask that the state knows.
+
+        Returns:
+            Names of the masks that start anew: the checkpoint was saved without them.
+        """
+        anew = []
+        for name, mask in self.masks.items():
+            if name in state:
+                mask.load_state_dict(state[name])
+            elif hasattr(mask, "state_dict"):
+                anew.append(name)
+        return anew
 
 
-def rows_to_train(keep: Tensor, lengths: list[int], multiple: int) -> list[int]:
-    """Rows for the update: all that teach, and the shortest others to fill the last mini-batch.
+def _built(function: Any, arguments: Mapping[str, Any]) -> Any:
+    return function(**arguments) if isclass(function) else partial(function, **arguments)
 
-    Packing the rows that teach means that no mini-batch is without any (its token mean would be
+
+def rows_to_train(counted: Tensor, lengths: list[int], multiple: int) -> list[int]:
+    """Rows for the update: all that count, and the shortest others to fill the last mini-batch.
+
+    Packing the rows that count means that no mini-batch is without any (its token mean would be
     0/0) and that the number of updates follows the amount of data, as when the other rows had been
     removed.
 
     Args:
-        keep: bool (batch, time).
+        counted: bool (rows, time), the tokens over which the loss is averaged.
         lengths: tokens of each row, prompt included: what a filler row costs.
         multiple: rows of one mini-batch.
 
     Returns:
         Row numbers, ascending; their count is a multiple of ``multiple``.
     """
-    teaches = keep.any(-1)
-    rows = torch.nonzero(teaches).squeeze(-1).tolist()
-    idle = sorted(torch.nonzero(~teaches).squeeze(-1).tolist(), key=lambda row: lengths[row])
+    counts = counted.any(-1)
+    rows = torch.nonzero(counts).squeeze(-1).tolist()
+    idle = sorted(torch.nonzero(~counts).squeeze(-1).tolist(), key=lambda row: lengths[row])
     missing = -len(rows) % multiple
     return sorted(rows + idle[:missing])

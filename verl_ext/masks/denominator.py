@@ -42,11 +42,16 @@ def loss_inputs(
 
     Deviations: the paper's is ``"all"``; the authors' README removes the rows, which is ``"kept"``.
     """
-    if denominator not in DENOMINATORS:
-        raise ValueError(
-            f"denominator must be one of {', '.join(DENOMINATORS)}, got {denominator!r}"
-        )
+    require_denominator(denominator)
     require_same_shape(advantages=advantages, response_mask=response_mask, keep_mask=keep_mask)
     sampled = response_mask.bool()
     kept = sampled & keep_mask.bool()
     return torch.where(kept, advantages, 0), (sampled if denominator == "all" else kept)
+
+
+def require_denominator(denominator: str) -> None:
+    """Refuses, with a ValueError, a denominator that there is not."""
+    if denominator not in DENOMINATORS:
+        raise ValueError(
+            f"denominator must be one of {', '.join(DENOMINATORS)}, got {denominator!r}"
+        )

@@ -48,8 +48,7 @@ def batch_entropy(
     Deviations: the authors' README reads the token mean that the trainer last logged; the paper's
     is the mean over sequences, of this batch.
     """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    require_reduction(reduction)
     sums, lengths = _row_sums(entropy, response_mask)
     if not lengths.any():
         raise ValueError("no token is sampled: the batch has no entropy")
@@ -58,6 +57,12 @@ def batch_entropy(
     else:
         mean = sums.sum() / lengths.sum()
     return mean.to(torch.promote_types(entropy.dtype, torch.float32))
+
+
+def require_reduction(reduction: str) -> None:
+    """Refuses, with a ValueError, a reduction that there is not."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
 
 
 def _row_sums(

@@ -1,0 +1,154 @@
+"""Checks of what ``algorithm.verl_ext`` asks our estimators, masks and samplers for."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from verl_ext.adapters.advantage import declared_fields
+from verl_ext.adapters.errors import SettingsError, refuse_unknown
+from verl_ext.adapters.masks import MaskChain
+from verl_ext.adapters.names import TASK_KEY, TRAINER_MODES
+from verl_ext.catalog import ADVANTAGES, MASKS, SAMPLERS, Plugin
+from verl_ext.sampling.quota import shares
+
+# Reward functions of ours that give 0/1 only when asked to.
+BINARY_ON_REQUEST = ("verl_ext.reward_fns.string_composition",)
+
+
+def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
+    """Refuses names, arguments and combinations that would fail or have no effect.
+
+    Args:
+        config: verl's whole configuration.
+        settings: its subtree ``algorithm.verl_ext``.
+
+    Raises:
+        SettingsError: names the key, the nearest valid name and the line to type.
+    """
+    _check_estimator(config, settings)
+    _check_masks(config, settings.get("masks") or {})
+    _check_sampler(config, settings)
+    _check_deterministic(config, settings)
+
+
+def _check_estimator(config: DictConfig, settings: Mapping[str, Any]) -> None:
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+    name = str(config.algorithm.adv_estimator)
+    refuse_unknown("algorithm.adv_estimator", [name], list(ADV_ESTIMATOR_REGISTRY))
+    arguments = settings.get("advantage") or {}
+    if name not in ADVANTAGES:
+        if arguments:
+            raise SettingsError(
+                f"algorithm.verl_ext.advantage ({', '.join(arguments)}) belongs to another "
+                f"estimator: '{name}' takes none of it. Remove it: '~algorithm.verl_ext.advantage'"
+            )
+        return
+    _check_call("algorithm.verl_ext.advantage", ADVANTAGES[name], arguments)
+    if ADVANTAGES[name].binary_outcomes:
+        _check_binary(config, name)
+
+
+def _check_binary(config: DictConfig, name: str) -> None:
+    if config.algorithm.use_kl_in_reward:
+        raise SettingsError(
+            f"'{name}' needs outcomes of 0 or 1, and algorithm.use_kl_in_reward mixes a KL penalty "
+            "into them. Use the loss's KL instead: algorithm.use_kl_in_reward=false "
+            "actor_rollout_ref.actor.use_kl_loss=true"
+        )
+    custom = config.reward.custom_reward_function
+    path = str(custom.get("path") or "").removeprefix("pkg://")
+    if path in BINARY_ON_REQUEST and not (custom.get("reward_kwargs") or {}).get("binary", False):
+        raise SettingsError(
+            f"'{name}' needs outcomes of 0 or 1, and {path} gives -1, 0 or 1. "
+            "Add: +reward.custom_reward_function.reward_kwargs.binary=true"
+        )
+
+
+def _check_masks(config: DictConfig, masks: Mapping[str, Any]) -> None:
+    refuse_unknown("algorithm.verl_ext.masks", masks, list(MASKS))
+    for name, arguments in masks.items():
+        _check_call(f"algorithm.verl_ext.masks.{name}", MASKS[name], arguments or {})
+    chain = MaskChain(masks)
+    loss_agg_mode = config.actor_rollout_ref.actor.loss_agg_mode
+    for name, mask in chain.masks.items():
+        if getattr(mask, "denominator", "kept") == "kept" and loss_agg_mode != "token-mean":
+            raise SettingsError(
+                f"algorithm.verl_ext.masks.{name} takes tokens out of the token mean; "
+                f"loss_agg_mode={loss_agg_mode} divides by a fixed number, so that has no effect. "
+                "Add: actor_rollout_ref.actor.loss_agg_mode=token-mean"
+            )
+    if "entropy" in chain.needs and config.algorithm.rollout_correction.bypass_mode:
+        raise SettingsError(
+            f"algorithm.verl_ext.masks ({', '.join(masks)}) needs the policy's entropy, which verl "
+            "computes with the old log-probs. Add: algorithm.rollout_correction.bypass_mode=false"
+        )
+
+
+def _check_sampler(config: DictConfig, settings: Mapping[str, Any]) -> None:
+    samplers = settings.get("sampler") or {}
+    refuse_unknown("algorithm.verl_ext.sampler", samplers, list(SAMPLERS))
+    for name, arguments in samplers.items():
+        key = f"algorithm.verl_ext.sampler.{name}"
+        refuse_unknown(key, arguments or {}, ["weights"])
+        weights = (arguments or {}).get("weights", "uniform")
+        try:  # whose tasks they are shows when the data is read; their sum shows now
+            shares(weights, dict.fromkeys(weights if isinstance(weights, Mapping) else "?", 1))
+        except ValueError as error:
+            raise SettingsError(f"{key}: {error}") from error
+        if config.data.dataloader_num_workers:
+            raise SettingsError(
+                f"{key}: workers read ahead, and a prompt that replaces a filtered one would come "
+                "out of order after a restart. Add: data.dataloader_num_workers=0"
+            )
+    named = settings.get("task_key") not in (None, TASK_KEY)
+    if named and not samplers and not declared_fields(str(config.algorithm.adv_estimator)):
+        raise SettingsError(
+            "algorithm.verl_ext.task_key has no effect: neither the estimator nor a sampler asks "
+            "for tasks. Remove it: '~algorithm.verl_ext.task_key'"
+        )
+
+
+def _check_deterministic(config: DictConfig, settings: Mapping[str, Any]) -> None:
+    key = "algorithm.verl_ext.deterministic"
+    wanted = settings.get("deterministic", False)
+    if not isinstance(wanted, bool):
+        raise SettingsError(f"{key} must be true or false")
+    if not wanted:
+        return
+    mode = str(config.trainer.v1.trainer_mode)
+    if mode != TRAINER_MODES[0]:
+        raise SettingsError(
+            f"{key}: under '{mode}' a batch is made of what is finished first, which no seed "
+            f"decides. Add: {key}=false, or trainer.v1.trainer_mode={TRAINER_MODES[0]}"
+        )
+    if config.data.seed is None:
+        raise SettingsError(f"{key} needs a seed. Add: data.seed=1")
+    manager = config.actor_rollout_ref.rollout.agent.get("agent_loop_manager_class")
+    if manager:
+        raise SettingsError(
+            f"{key} hands out seeds in an agent-loop manager of its own, and {manager} is asked "
+            f"for. Add: {key}=false, or actor_rollout_ref.rollout.agent."
+            "agent_loop_manager_class=null"
+        )
+
+
+def _check_call(key: str, plugin: Plugin, arguments: Mapping[str, Any]) -> None:
+    """Calls the plugin on a two-row batch: its own errors are the check of the values."""
+    function = plugin.function
+    parameters = inspect.signature(function).parameters.values()
+    allowed = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]
+    refuse_unknown(key, arguments, allowed)
+    plain: Any = OmegaConf.to_container(OmegaConf.create(dict(arguments)))
+    batch, mask = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.ones(2, 2)
+    fields = {name: ["a", "a"] if name.endswith("_ids") else mask for name in plugin.needs}
+    try:
+        if inspect.isclass(function):
+            function(**plain)(batch, mask, **fields)
+        else:
+            function(batch, mask, **fields, **plain)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{key}: {error}") from error

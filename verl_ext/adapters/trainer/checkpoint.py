@@ -1,0 +1,51 @@
+"""Our part of a checkpoint: written beside verl's, read back when verl resumes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from verl_ext.adapters.trainer import state_file
+from verl_ext.adapters.trainer.stage import Stage
+
+
+class Checkpointed(Stage):
+    """Saves and restores what the stages name, and the generators of this process."""
+
+    def _save_checkpoint(self) -> None:
+        """Ours first: verl writes its tracker last, so a checkpoint it names is complete."""
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        state_file.save(folder, self.ext_state())
+        super()._save_checkpoint()  # type: ignore[misc]
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()  # type: ignore[misc]
+        if self.global_steps == 0:
+            return
+        trainer = self.config.trainer
+        folder = Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        if trainer.resume_mode == "resume_path":
+            folder = Path(trainer.resume_from_path)
+        state = state_file.load(folder)
+        anew = self.ext_restore(state or {})
+        if anew:
+            why = f"{folder} was saved without" if state else f"{folder} has no {state_file.FILE}"
+            print(f"[verl_ext] {why}; starts anew: {', '.join(anew)}")
+
+    def ext_state(self) -> dict[str, Any]:
+        """Adds generators and verl's adaptive KL coefficient, which verl itself does not save."""
+        saved = super().ext_state() | {"generators": state_file.generators()}
+        if self.config.algorithm.use_kl_in_reward:
+            saved["kl_coef"] = float(self.kl_ctrl_in_reward.value)
+        return saved
+
+    def ext_restore(self, state: Mapping[str, Any]) -> list[str]:
+        """Takes both up; see :class:`Stage`."""
+        anew = super().ext_restore(state)
+        if "generators" in state:
+            state_file.restore_generators(state["generators"])
+        if self.config.algorithm.use_kl_in_reward:
+            if "kl_coef" in state:
+                self.kl_ctrl_in_reward.value = state["kl_coef"]
+            else:
+                anew.append("the KL coefficient")
+        return anew

@@ -1,0 +1,115 @@
+"""From advantage to update: fields for our estimators, masks, and the rows that are trained on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
+from verl.workers.utils.padding import response_to_nested
+
+from verl_ext.adapters import advantage
+from verl_ext.adapters.masks import MaskChain, rows_to_train
+from verl_ext.adapters.names import TASK_KEY
+from verl_ext.adapters.sessions import sessions
+from verl_ext.adapters.trainer.stage import Stage, settings
+from verl_ext.catalog import ADVANTAGES
+
+
+class Learning(Stage):
+    """Hands estimators the fields they declare, and applies the masks after them."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.ext_masks = MaskChain(settings(config).get("masks"))
+        # Our name of a field -> verl's in the queue.
+        self.ext_fields = {"task_ids": str(settings(config).get("task_key") or TASK_KEY)}
+        self._ext_counted: torch.Tensor | None = None
+        self._ext_teaches = True
+        super().__init__(config)  # type: ignore[call-arg]
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        with advantage.batch_context(self._ext_context(batch)):
+            batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        return self._ext_mask(batch, metrics) if self.ext_masks else batch
+
+    def _ext_context(self, batch: KVBatchMeta) -> advantage.BatchContext | None:
+        """What our estimators are told of the batch; verl's own need nothing of it."""
+        estimator = str(self.config.algorithm.adv_estimator)
+        if estimator not in ADVANTAGES:
+            return None
+        theirs = {name: self.ext_fields[name] for name in advantage.declared_fields(estimator)}
+        data = self._ext_get(batch, ["response_mask", *theirs.values()])
+        return advantage.BatchContext(
+            sessions(batch.keys, batch.tags),
+            data["response_mask"].to_padded_tensor(0).bool(),
+            {ours: list(data[name]) for ours, name in theirs.items()},
+        )
+
+    def _ext_mask(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Writes advantages, response_mask and loss_mask together, so that no loss sees two masks.
+
+        A batch with nothing left keeps its masks: verl's metrics divide by them, and the update is
+        skipped anyway.
+        """
+        data = self._ext_get(batch, ["advantages", "response_mask", *self.ext_masks.needs])
+        lengths = data["response_mask"]
+        rows = sessions(batch.keys, batch.tags)
+        merged = {name: rows.merged(data[name].to_padded_tensor(0)) for name in data.keys()}  # noqa: SIM118 -- a TensorDict iterates over rows
+        masked = self.ext_masks(merged.pop("advantages"), merged.pop("response_mask"), merged)
+        metrics.update(masked.metrics)
+        for line in masked.news:
+            print(f"[verl_ext] step {self.global_steps}: {line}")
+        counted = rows.split(masked.counted)
+        self._ext_counted, self._ext_teaches = counted, masked.teaches
+        if not masked.teaches:
+            return batch
+        fields = {
+            "advantages": rows.split(masked.advantages),
+            "response_mask": counted.to(torch.int64),
+            "loss_mask": counted.to(torch.int64),
+        }
+        nested = {name: response_to_nested(value, lengths) for name, value in fields.items()}
+        return tq.kv_batch_put(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            fields=TensorDict(nested, batch_size=len(batch)),
+        )
+
+    def _ext_get(self, batch: KVBatchMeta, fields: Sequence[str]) -> TensorDict:
+        return tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=list(fields)
+        )
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        counted = self._ext_counted
+        if counted is None:
+            return super()._update_actor(batch, metrics)  # type: ignore[misc]
+        metrics["verl_ext/skipped_update"] = float(not self._ext_teaches)
+        if not self._ext_teaches:
+            print(f"[verl_ext] step {self.global_steps}: nothing left to learn from, no update")
+        else:
+            super()._update_actor(self._ext_rows_to_train(batch, counted), metrics)  # type: ignore[misc]
+        return batch
+
+    def _ext_rows_to_train(self, batch: KVBatchMeta, counted: torch.Tensor) -> KVBatchMeta:
+        actor = self.config.actor_rollout_ref.actor
+        mini_batch = actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n
+        lengths = [tag["seq_len"] for tag in batch.tags]
+        rows = rows_to_train(counted, lengths, mini_batch)
+        if len(rows) == len(batch):
+            return batch
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        parts = get_seqlen_balanced_partitions([lengths[row] for row in rows], ranks, True)
+        return batch.select_keys([batch.keys[rows[i]] for part in parts for i in part])
+
+    def ext_state(self) -> dict[str, Any]:
+        """Adds the masks'."""
+        return super().ext_state() | {"masks": self.ext_masks.state_dict()}
+
+    def ext_restore(self, state: Mapping[str, Any]) -> list[str]:
+        """Restores the masks that the checkpoint knows."""
+        anew = self.ext_masks.load_state_dict(state.get("masks", {}))
+        return super().ext_restore(state) + [f"mask {name}" for name in anew]

@@ -1,0 +1,42 @@
+"""What the stages of our trainers share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+
+class Stage:
+    """A concern of the trainer, mixed in before verl's class: overrides stages, copies none.
+
+    The attributes are verl's own, named here for readers and the type checker.
+    """
+
+    config: DictConfig
+    global_steps: int
+    actor_rollout_wg: Any
+    agent_loop_manager: Any
+    llm_server_manager: Any
+    train_dataset: Any
+    train_dataloader: Any
+    kl_ctrl_in_reward: Any
+
+    def ext_state(self) -> dict[str, Any]:
+        """What a resumed run needs; each stage adds its part under a name of its own."""
+        return {}
+
+    def ext_restore(self, state: Mapping[str, Any]) -> list[str]:
+        """Takes up what was saved.
+
+        Args:
+            state: of :meth:`ext_state`; parts are missing where the run was saved without them.
+
+        Returns:
+            What starts anew for want of a saved state, in words.
+        """
+        return []
+
+
+def settings(config: DictConfig) -> Mapping[str, Any]:
+    """The subtree ``algorithm.verl_ext``, empty if there is none."""
+    return config.algorithm.get("verl_ext") or {}
