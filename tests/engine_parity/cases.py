@@ -4,12 +4,13 @@ A method is one row of :data:`METHODS`: the overlay's name, and how its advantag
 from the batch. The later ones go there too.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
+from verl_ext.adapters.masks import MaskChain
+from verl_ext.advantage_fns.task_norm import task_norm
 from verl_ext.advantage_fns.w_reinforce import w_reinforce
-from verl_ext.masks.zero_advantage import keep_mask
 from verl_ext.toy.tokenizer import VOCAB_SIZE
 
 UPDATES = 3
@@ -70,23 +71,27 @@ def make_batch(rows=8, seed=0):
 class Method:
     """A row of the table.
 
-    overlay: of ``+paper=``; advantages: (batch) to (rows, time) float64; drop_zero: rows without
-    advantage leave the update; overrides: of the configuration, besides the overlay's.
+    overlay: of ``+paper=``; advantages: (batch) to (rows, time) float64; masks: as in the
+    configuration; overrides: of the configuration, besides the overlay's.
     """
 
     overlay: str
     advantages: object
-    drop_zero: bool = False
+    masks: dict = field(default_factory=dict)
     overrides: tuple = field(default=())
 
     def prepare(self, batch):
-        """The rows that are trained on, and their advantages (rows, time)."""
-        advantages = self.advantages(batch)
-        if not self.drop_zero:
-            return batch, advantages
-        kept = keep_mask(advantages, batch.padded(batch.mask)).any(-1)
-        index = kept.nonzero().flatten().tolist()
-        return batch.rows(index), advantages[index]
+        """The rows and tokens that are trained on, and their advantages (rows, time)."""
+        mask = batch.padded(batch.mask)
+        masked = MaskChain(self.masks)(self.advantages(batch), mask, {"entropy": entropy(mask)})
+        counted = [row[: len(own)] for row, own in zip(masked.counted, batch.mask, strict=True)]
+        index = masked.counted.any(-1).nonzero().flatten().tolist()
+        return replace(batch, mask=counted).rows(index), masked.advantages[index]
+
+
+def entropy(mask):
+    """Nats that rise from 0 to 1 along each response."""
+    return torch.linspace(0, 1, mask.shape[1], dtype=mask.dtype).expand(mask.shape)
 
 
 def outcome_on_last_token(batch):
@@ -106,10 +111,28 @@ def weighted(positive, negative):
     return advantages
 
 
+def by_task(batch):
+    """Four prompts of two responses each, in two tasks; the second task's rewards are points."""
+    rewards, mask = outcome_on_last_token(batch)
+    groups, tasks = [row // 2 for row in range(len(batch))], [row // 4 for row in range(len(batch))]
+    scale = torch.tensor([[10.0 if task else 1.0] for task in tasks])
+    drift = torch.arange(len(batch)).unsqueeze(-1) / 8  # so that no prompt's rewards are equal
+    return task_norm(rewards * scale * (1 + drift), mask, groups, tasks)[0]
+
+
 METHODS = {
     "w_reinforce": Method("w_reinforce", weighted(0.1, 1.0)),
-    "psr": Method("psr", weighted(1.0, 0.0), drop_zero=True),
-    "nsr": Method("nsr", weighted(0.0, 1.0), drop_zero=True),
+    "psr": Method("psr", weighted(1.0, 0.0), masks={"zero_advantage": {}}),
+    "nsr": Method("nsr", weighted(0.0, 1.0), masks={"zero_advantage": {}}),
+    "task_norm": Method("task_norm", by_task),
+    # Mistakes at the more uncertain tokens leave the loss and its denominator.
+    "aepo": Method(
+        "aepo",
+        weighted(1.0, 1.0),
+        masks={"aepo": {"gate": "off", "token_threshold": 0.3, "denominator": "kept"}},
+    ),
+    # The gate is on: all of them leave the loss, and still count in it.
+    "qwenlong_l15": Method("qwenlong_l15", by_task, masks={"aepo": {"low": 0.0, "high": 0.1}}),
     # The terms of verl's loss that the papers leave small or off, so that each engine has them.
     "kl_and_entropy": Method(
         "w_reinforce",

@@ -31,14 +31,21 @@ def train(folder, *overrides, timeout=600):
     return output, {record["step"]: record["data"] for record in map(json.loads, lines)}
 
 
+def saved_weights(checkpoints, step):
+    """The weights of a checkpoint's Hugging Face export, by name."""
+    from safetensors.torch import load_file
+
+    (saved,) = (checkpoints / f"global_step_{step}").rglob("*.safetensors")
+    return load_file(saved)
+
+
 def largest_move(folder, step):
     """How far the checkpoint of a step is from the toy model it started from: its largest entry."""
     from safetensors.torch import load_file
 
     from verl_ext.toy import world
 
-    (saved,) = (folder / "checkpoints" / f"global_step_{step}").rglob("*.safetensors")
-    after = load_file(saved)
+    after = saved_weights(folder / "checkpoints", step)
     before = load_file(world.ensure("w_reinforce").model / "model.safetensors")
     assert set(after) == set(before)
     return max((after[name] - before[name]).abs().max().item() for name in after)

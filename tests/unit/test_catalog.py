@@ -3,10 +3,10 @@ import inspect
 import pytest
 
 from verl_ext import overlays
-from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS
+from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS, SAMPLERS
 from verl_ext.cli.main import COMMANDS, main
 
-PLUGINS = {**ADVANTAGES, **MASKS}
+PLUGINS = {**ADVANTAGES, **MASKS, **SAMPLERS}
 
 
 def test_every_overlay_of_a_paper_has_an_entry_and_every_entry_an_overlay():
@@ -32,7 +32,9 @@ def test_a_plugin_is_used_by_overlays_that_exist_and_types_its_own_name(name):
 
 @pytest.mark.parametrize("name", PLUGINS)
 def test_the_fields_a_plugin_needs_are_parameters_of_its_function(name):
-    assert set(PLUGINS[name].needs) <= set(inspect.signature(PLUGINS[name].function).parameters)
+    function = PLUGINS[name].function
+    call = function.__call__ if inspect.isclass(function) and PLUGINS[name].needs else function
+    assert set(PLUGINS[name].needs) <= set(inspect.signature(call).parameters)
 
 
 @pytest.mark.parametrize("entry", [*PLUGINS.values(), *PAPERS.values()], ids=[*PLUGINS, *PAPERS])

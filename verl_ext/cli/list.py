@@ -11,7 +11,7 @@ INDENT = 4
 
 def add_parser(subparsers: Any) -> None:
     """Adds the subcommand."""
-    subparsers.add_parser("list", help="every paper, estimator and mask, with the line to type")
+    subparsers.add_parser("list", help="every paper and every part, with the line to type")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,12 +23,13 @@ def run(arguments: argparse.Namespace) -> int:
 def lines() -> list[str]:
     """The catalog as text; no line is longer than WIDTH unless it is one to type."""
     from verl_ext import overlays
-    from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS
+    from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS, SAMPLERS
 
     text = ["Papers: a whole recipe in one line, or mixed into your own command"]
     for name, paper in PAPERS.items():
         text += _entry(f"+paper={name}", paper.summary, _facts(paper))
-    for title, plugins in (("Advantage estimators", ADVANTAGES), ("Masks", MASKS)):
+    parts = {"Advantage estimators": ADVANTAGES, "Masks": MASKS, "Samplers": SAMPLERS}
+    for title, plugins in parts.items():
         text += ["", f"{title}: one part, added to a command of your own"]
         for name, plugin in plugins.items():
             used = [("used by", ", ".join(f"+paper={overlay}" for overlay in plugin.overlays))]

@@ -1,0 +1,65 @@
+"""One seed, one result: whole runs that are equal to the bit, whatever arrives when."""
+
+import pytest
+from runs.launch import saved_weights, train
+
+from verl_ext.toy import world
+
+STEPS, SAVED = 3, 2
+CLOCKS = ("timing_s/", "timing_per_token_ms/", "perf/")  # metrics that measure the machine
+
+
+def run(folder, engine, *overrides):
+    folder.mkdir()
+    _, metrics = train(
+        folder,
+        f"model_engine={engine}",
+        "+paper=qwenlong_l15",
+        "+scale=cpu",
+        "algorithm.verl_ext.masks.aepo.calibration_steps=1",  # its state decides about step 3
+        "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.rollout.val_kwargs.n=2",
+        "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
+        f"trainer.default_local_dir={folder}/checkpoints",
+        f"trainer.total_training_steps={STEPS}",
+        f"trainer.test_freq={STEPS}",
+        "trainer.val_before_train=false",
+        *overrides,
+    )
+    return {step: measured(values) for step, values in metrics.items()}
+
+
+def measured(values):
+    return {name: value for name, value in values.items() if not any(c in name for c in CLOCKS)}
+
+
+def same_weights(folder, other):
+    first, second = (saved_weights(f / "checkpoints", STEPS) for f in (folder, other))
+    assert first.keys() == second.keys()
+    return all(first[name].equal(second[name]) for name in first)
+
+
+@pytest.mark.run
+@pytest.mark.parametrize("engine", ["dp", "megatron"])
+def test_a_run_repeats_and_resumes_to_the_bit(tmp_path, engine):
+    whole, again, resumed = (tmp_path / name for name in ("whole", "again", "resumed"))
+    expected = run(whole, engine, f"trainer.save_freq={SAVED}")
+    assert set(expected) == {1, 2, 3}
+    assert all(step["training/rollout_probs_diff_max"] < 1e-4 for step in expected.values())
+    assert all(f"verl_ext/val/{source}/pass@1" in expected[3] for source in data_sources())
+
+    # Other workers drive the rollouts, so the requests arrive in another order.
+    workers = "actor_rollout_ref.rollout.agent.num_workers=3"
+    assert run(again, engine, f"trainer.save_freq={STEPS}", workers) == expected
+    assert same_weights(whole, again)
+
+    step_2 = f"trainer.resume_from_path={whole}/checkpoints/global_step_{SAVED}"
+    found = run(
+        resumed, engine, f"trainer.save_freq={STEPS}", "trainer.resume_mode=resume_path", step_2
+    )
+    assert found == {3: expected[3]}
+    assert same_weights(whole, resumed)
+
+
+def data_sources():
+    return [source for source, _ in world.recipe_of("three_tasks").validation]
