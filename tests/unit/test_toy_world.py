@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from verl_ext.toy import cache, world
+from verl_ext.toy.answers import Answer, sample_answers
 from verl_ext.toy.model import (
     IGNORED,
     ModelSpec,
@@ -294,6 +295,60 @@ def test_worlds_with_another_warm_up_share_none(tmp_path):
         for recipe in (TINY, replace(TINY, warmup=replace(BRIEF, seed=1)), replace(TINY, seed=1))
     }
     assert len(folders) == 2
+
+
+# ---- answers
+
+
+ASKED = [[{"role": "user", "content": text}] for text in ("f3(gab)=", "f14(f17(fab))=", "f9(a)=")]
+
+
+def test_answers_are_sampled_for_each_prompt_and_repeat_with_their_seed(built):
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    answers = sample_answers(built.model, ASKED, 4, seed=5)
+    assert torch.equal(torch.rand(3), expected)  # the caller's random state is left alone
+    assert [len(own) for own in answers] == [4, 4, 4]
+    assert len({answer.text for own in answers for answer in own}) > 6  # an untrained model babbles
+    assert sample_answers(built.model, ASKED, 4, seed=5) == answers
+    assert sample_answers(built.model, ASKED, 4, seed=6) != answers
+
+
+def test_an_answer_counts_its_tokens_up_to_the_end_of_the_turn(built, monkeypatch):
+    from transformers import Qwen3ForCausalLM
+
+    def generate(self, input_ids, **_):
+        tails = torch.tensor([[*b"abg", END_ID, PAD_ID], [*b"abgab"], [END_ID] + [PAD_ID] * 4])
+        return torch.cat([input_ids, tails], dim=1)
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "generate", generate)
+    answers = sample_answers(built.model, ASKED, 1)
+    assert answers == [[Answer("abg", 4)], [Answer("abgab", 5)], [Answer("", 1)]]
+
+
+def test_rows_of_unequal_prompts_do_not_disturb_each_other(built):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    answers = sample_answers(built.model, ASKED, 1, seed=3, max_tokens=1)
+    model = AutoModelForCausalLM.from_pretrained(built.model)
+    tokenizer = AutoTokenizer.from_pretrained(built.model)
+    tokens = [
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        for prompt in ASKED
+    ]
+    with torch.no_grad():
+        logits = torch.cat([model(torch.tensor([ids])).logits[:, -1] for ids in tokens])
+    torch.manual_seed(3)
+    alone = torch.multinomial(logits.softmax(-1), 1)
+    words = tokenizer.batch_decode(alone, skip_special_tokens=True)
+    assert [own[0].text for own in answers] == words
+
+
+@pytest.mark.parametrize(("prompts", "samples"), [([], 4), (ASKED, 0)])
+def test_nothing_to_sample_is_refused(built, prompts, samples):
+    with pytest.raises(ValueError, match="nothing to sample"):
+        sample_answers(built.model, prompts, samples)
 
 
 # ---- the cache
