@@ -327,22 +327,27 @@ def test_an_answer_counts_its_tokens_up_to_the_end_of_the_turn(built, monkeypatc
     assert answers == [[Answer("abg", 4)], [Answer("abgab", 5)], [Answer("", 1)]]
 
 
-def test_rows_of_unequal_prompts_do_not_disturb_each_other(built):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def test_unequal_prompts_are_padded_on_the_left_and_masked(built, monkeypatch):
+    from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-    answers = sample_answers(built.model, ASKED, 1, seed=3, max_tokens=1)
-    model = AutoModelForCausalLM.from_pretrained(built.model)
+    seen = {}
+
+    def generate(self, **inputs):
+        seen.update(inputs)
+        return torch.cat([inputs["input_ids"], torch.full((6, 1), END_ID)], dim=1)
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "generate", generate)
+    sample_answers(built.model, ASKED, 2)
     tokenizer = AutoTokenizer.from_pretrained(built.model)
-    tokens = [
-        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-        for prompt in ASKED
-    ]
-    with torch.no_grad():
-        logits = torch.cat([model(torch.tensor([ids])).logits[:, -1] for ids in tokens])
-    torch.manual_seed(3)
-    alone = torch.multinomial(logits.softmax(-1), 1)
-    words = tokenizer.batch_decode(alone, skip_special_tokens=True)
-    assert [own[0].text for own in answers] == words
+    for row in range(6):
+        expected = tokenizer.apply_chat_template(
+            ASKED[row // 2], add_generation_prompt=True, return_dict=False
+        )
+        mask = seen["attention_mask"][row].bool()
+        assert seen["input_ids"][row][mask].tolist() == list(expected)
+        assert mask[-len(expected) :].all()  # nothing stands between a prompt and its answer
+        assert not mask[: -len(expected)].any()
+    assert (seen["temperature"], seen["top_p"], seen["top_k"]) == (1.0, 1.0, 0)
 
 
 @pytest.mark.parametrize(("prompts", "samples"), [([], 4), (ASKED, 0)])
