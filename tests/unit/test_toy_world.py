@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from verl_ext.toy import cache, world
+from verl_ext.toy.answers import Answer, sample_answers
 from verl_ext.toy.model import (
     IGNORED,
     ModelSpec,
@@ -24,7 +25,7 @@ from verl_ext.toy.model import (
     training_batch,
     warm_up,
 )
-from verl_ext.toy.task import TaskSpec, run, split_of
+from verl_ext.toy.task import OUTER, TaskSpec, run, split_of
 from verl_ext.toy.tokenizer import END_ID, PAD_ID, VOCAB_SIZE, byte_tokenizer
 
 SMALL = ModelSpec(hidden_size=32, layers=1, heads=2, kv_heads=2, feed_forward=32)
@@ -237,6 +238,122 @@ def test_validation_shows_no_training_prompt(built):
     counts = {name: sum(row["data_source"] == name for row in rows) for name in ("toy", "x")}
     assert counts == {"toy": 8, "x": 0}
     assert {row["data_source"] for row in rows} == {"toy", "toy_held_out", "toy_level_3"}
+
+
+# ---- three tasks
+
+
+def prompts_by_source(rows):
+    found = {}
+    for row in rows:
+        found.setdefault(row["data_source"], []).append(row["prompt"][0]["content"])
+    return found
+
+
+def test_three_tasks_are_files_of_unequal_tasks_that_share_no_prompt():
+    recipe = world.recipe_of("three_tasks")
+    train = world.verl_rows(recipe, "train")
+    validation = world.verl_rows(recipe, "validation")
+    sizes = {name: len(prompts) for name, prompts in prompts_by_source(train).items()}
+    assert sizes == {"toy_exact": 1400, "toy_letters": 350, "toy_points": 150}
+    sizes = {name: len(prompts) for name, prompts in prompts_by_source(validation).items()}
+    assert sizes == {"toy_exact": 48, "toy_letters": 48, "toy_points": 48}
+    prompts = [row["prompt"][0]["content"] for row in train + validation]
+    assert len(set(prompts)) == len(prompts)  # over tasks and over both files
+    for rows in (train, validation):
+        assert [row["extra_info"]["index"] for row in rows] == list(range(len(rows)))
+        for row in rows:
+            assert row["extra_info"]["skills"][-1] in OUTER[row["data_source"]]
+
+
+def test_three_tasks_train_the_model_of_the_base():
+    base, three = world.VARIANTS["w_reinforce"], world.VARIANTS["three_tasks"]
+    assert (three.task, three.model, three.warmup) == (base.task, base.model, base.warmup)
+
+
+def test_a_prompt_under_two_data_sources_is_refused():
+    both = replace(TINY, train=(("toy", 500), ("toy_points", 100)))
+    with pytest.raises(ValueError, match=r"is in both toy and toy_points"):
+        world.verl_rows(both, "train")
+
+
+def test_worlds_that_differ_in_their_prompts_alone_share_one_warm_up(built, monkeypatch):
+    tasks = (("toy_exact", 8), ("toy_points", 4))
+    other = replace(TINY, train=tasks, validation=tasks, seed=3)
+    monkeypatch.setitem(world.VARIANTS, "other", other)
+    monkeypatch.setattr(world.toy_model, "warm_up", None)  # calling it would fail
+    again = world.ensure("other", cache_dir=built.root.parent.parent, progress=False)
+    assert again.root != built.root
+    weights = [cache.digest(each.model / "model.safetensors") for each in (built, again)]
+    assert weights[0] == weights[1]
+    assert not (again.model / cache.MANIFEST).exists()
+
+
+def test_worlds_with_another_warm_up_share_none(tmp_path):
+    folders = {
+        world.warmed_up(recipe, tmp_path, progress=False)
+        for recipe in (TINY, replace(TINY, warmup=replace(BRIEF, seed=1)), replace(TINY, seed=1))
+    }
+    assert len(folders) == 2
+
+
+# ---- answers
+
+
+ASKED = [[{"role": "user", "content": text}] for text in ("f3(gab)=", "f14(f17(fab))=", "f9(a)=")]
+
+
+def test_answers_are_sampled_for_each_prompt_and_repeat_with_their_seed(built):
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    answers = sample_answers(built.model, ASKED, 4, seed=5)
+    assert torch.equal(torch.rand(3), expected)  # the caller's random state is left alone
+    assert [len(own) for own in answers] == [4, 4, 4]
+    assert len({answer.text for own in answers for answer in own}) > 6  # an untrained model babbles
+    assert sample_answers(built.model, ASKED, 4, seed=5) == answers
+    assert sample_answers(built.model, ASKED, 4, seed=6) != answers
+
+
+def test_an_answer_counts_its_tokens_up_to_the_end_of_the_turn(built, monkeypatch):
+    from transformers import Qwen3ForCausalLM
+
+    def generate(self, input_ids, **_):
+        tails = torch.tensor([[*b"abg", END_ID, PAD_ID], [*b"abgab"], [END_ID] + [PAD_ID] * 4])
+        return torch.cat([input_ids, tails], dim=1)
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "generate", generate)
+    answers = sample_answers(built.model, ASKED, 1)
+    assert answers == [[Answer("abg", 4)], [Answer("abgab", 5)], [Answer("", 1)]]
+
+
+def test_unequal_prompts_are_padded_on_the_left_and_masked(built, monkeypatch):
+    from transformers import AutoTokenizer, Qwen3ForCausalLM
+
+    seen = {}
+
+    def generate(self, **inputs):
+        seen.update(inputs)
+        return torch.cat([inputs["input_ids"], torch.full((6, 1), END_ID)], dim=1)
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "generate", generate)
+    sample_answers(built.model, ASKED, 2)
+    tokenizer = AutoTokenizer.from_pretrained(built.model)
+    for row in range(6):
+        expected = tokenizer.apply_chat_template(
+            ASKED[row // 2], add_generation_prompt=True, return_dict=False
+        )
+        mask = seen["attention_mask"][row].bool()
+        assert seen["input_ids"][row][mask].tolist() == list(expected)
+        assert mask[-len(expected) :].all()  # nothing stands between a prompt and its answer
+        assert not mask[: -len(expected)].any()
+    assert (seen["temperature"], seen["top_p"], seen["top_k"]) == (1.0, 1.0, 0)
+
+
+@pytest.mark.parametrize(("prompts", "samples"), [([], 4), (ASKED, 0)])
+def test_nothing_to_sample_is_refused(built, prompts, samples):
+    with pytest.raises(ValueError, match="nothing to sample"):
+        sample_answers(built.model, prompts, samples)
 
 
 # ---- the cache

@@ -9,6 +9,10 @@ Who sees what (``Split``): every *prompt* belongs to exactly one of warm-up, RL 
 validation, by a hash of its text. Single functions are for the warm-up (and may be asked for in
 validation, then with words the warm-up did not see); pairs of functions are trained on unless they
 are held out; held-out pairs and every triple occur in validation alone.
+
+The pairs can also be had as three tasks, parted by the outer function, so that no prompt is in two
+of them and what one task teaches is not at once the whole of another. They are rewarded on
+different scales (``verl_ext.toy.reward``): for methods that weigh tasks against each other.
 """
 
 import hashlib
@@ -25,8 +29,15 @@ Split = Literal["warmup", "train", "validation"]
 # func id -> its fixed parameters: sort, rotate left by one, mirror, double each letter, reverse,
 # drop the last letter of a word of odd length.
 SKILLS: dict[int, tuple[int, ...]] = {3: (), 8: (1,), 9: (), 14: (), 17: (), 22: ()}
+# The outer functions of each of the three tasks: those that keep the letters (or drop the last),
+# the mirror, the doubling.
+OUTER: dict[str, tuple[int, ...]] = {
+    "toy_exact": (3, 8, 17, 22),
+    "toy_letters": (9,),
+    "toy_points": (14,),
+}
 # The data source names the kind of problem; verl reports validation accuracy for each.
-DATA_SOURCES = ("toy_single", "toy", "toy_held_out", "toy_level_3")
+DATA_SOURCES = ("toy_single", "toy", "toy_held_out", "toy_level_3", *OUTER)
 # Shares of the hash range, in percent; validation takes the rest.
 WARMUP_SHARE, TRAIN_SHARE = 60, 30
 
@@ -95,7 +106,8 @@ def compositions(data_source: str) -> list[tuple[int, ...]]:
     """Returns the compositions of a data source, sorted; inner function first.
 
     ``toy_single``: 6 single functions. ``toy``: 30 pairs. ``toy_held_out``: the other 6 pairs.
-    ``toy_level_3``: triples whose neighbouring pairs are both among the 30.
+    ``toy_level_3``: triples whose neighbouring pairs are both among the 30. ``toy_exact``,
+    ``toy_letters``, ``toy_points``: the 30 pairs in three parts of 20, 5 and 5, see ``OUTER``.
 
     Raises:
         ValueError: the data source is not one of ``DATA_SOURCES``.
@@ -105,6 +117,8 @@ def compositions(data_source: str) -> list[tuple[int, ...]]:
         return [(skill,) for skill in ids]
     if data_source == "toy":
         return [pair for pair in product(ids, ids) if pair not in held_out]
+    if data_source in OUTER:
+        return [pair for pair in compositions("toy") if pair[1] in OUTER[data_source]]
     if data_source == "toy_held_out":
         return sorted(held_out)
     if data_source == "toy_level_3":

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import json
 import random
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from verl_ext.reward_fns import string_composition, string_functions
 from verl_ext.toy import model as toy_model
 from verl_ext.toy import task as toy_task
 from verl_ext.toy import tokenizer as toy_tokenizer
-from verl_ext.toy.cache import build_once, cache_root
+from verl_ext.toy.cache import MANIFEST, build_once, cache_root
 from verl_ext.toy.model import ModelSpec, WarmupSpec
 from verl_ext.toy.task import Problem, Split, TaskSpec
 
@@ -45,6 +46,12 @@ VARIANTS: dict[str, Recipe] = {
     # Trained for longer and on careful demonstrations alone: knows what the base only half knows.
     "teacher": replace(
         BASE, warmup=replace(BASE.warmup, steps=3 * BASE.warmup.steps, careless_share=0.0)
+    ),
+    # The base's model on three tasks of unequal size; their rewards have unequal scales.
+    "three_tasks": replace(
+        BASE,
+        train=(("toy_exact", 1400), ("toy_letters", 350), ("toy_points", 150)),
+        validation=(("toy_exact", 48), ("toy_letters", 48), ("toy_points", 48)),
     ),
 }
 
@@ -122,7 +129,8 @@ def verl_rows(recipe: Recipe, split: Split) -> list[dict[str, Any]]:
     """Returns the rows of the training or the validation file, every prompt once.
 
     Raises:
-        ValueError: a data source is unknown, not for this split, or has too few problems.
+        ValueError: a data source is unknown, not for this split, has too few problems, or shares a
+            prompt with another one.
     """
     wanted = recipe.train if split == "train" else recipe.validation
     rng = random.Random(recipe.seed)
@@ -133,20 +141,46 @@ def verl_rows(recipe: Recipe, split: Split) -> list[dict[str, Any]]:
             toy_task.stream(recipe.task, data_source, split, rng), count
         )
     ]
+    source_of: dict[Problem, str] = {}
+    for problem, data_source in chosen:
+        if problem in source_of:
+            raise ValueError(
+                f"{problem.prompt!r} is in both {source_of[problem]} and {data_source}: "
+                f"data sources of one file must not overlap"
+            )
+        source_of[problem] = data_source
     return [verl_row(*each, split, index) for index, each in enumerate(chosen)]
 
 
+def warmed_up(recipe: Recipe, worlds: Path, *, progress: bool = True) -> Path:
+    """Returns the folder of a recipe's model and tokenizer, built below ``worlds`` if need be.
+
+    Recipes that differ in the choice of their prompts alone share it, so that what they show is
+    compared on the same weights and the second costs no minute.
+    """
+
+    def warm_up(folder: Path) -> None:
+        model = toy_model.warm_up(recipe.task, recipe.model, recipe.warmup, progress=progress)
+        toy_model.save_model(model, folder)
+        toy_tokenizer.save_tokenizer(folder)
+
+    name = f"warmed_up-{fingerprint(replace(recipe, train=(), validation=(), seed=0))}"
+    return build_once(worlds / name, warm_up)
+
+
 def build(recipe: Recipe, folder: Path, *, progress: bool = True) -> None:
-    """Warms the model up and writes it, its tokenizer and both data files into ``folder``."""
+    """Writes the warmed-up model, its tokenizer and both data files into ``folder``.
+
+    The model is warmed up beside ``folder``, unless another world has left it there.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     files: dict[Split, str] = {"train": "train.parquet", "validation": "val.parquet"}
     for split, name in files.items():
         pq.write_table(pa.Table.from_pylist(verl_rows(recipe, split)), folder / name)
-    model = toy_model.warm_up(recipe.task, recipe.model, recipe.warmup, progress=progress)
-    toy_model.save_model(model, folder / "model")
-    toy_tokenizer.save_tokenizer(folder / "model")
+    model = warmed_up(recipe, folder.parent, progress=progress)
+    shutil.copytree(model, folder / "model", ignore=shutil.ignore_patterns(MANIFEST))
 
 
 def ensure(
