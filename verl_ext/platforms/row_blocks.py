@@ -42,7 +42,7 @@ def linear_by_blocks(
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     if rows.data_ptr() % ALIGNMENT:
         rows = rows.clone()
-    blocks = list(rows.split(ROWS))
+    blocks = list(torch.split(rows, ROWS))
     missing = -len(rows) % ROWS
     if missing:
         blocks[-1] = F.pad(blocks[-1], (0, 0, 0, missing))
