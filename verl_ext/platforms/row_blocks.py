@@ -2,21 +2,24 @@
 
 A matrix product picks its kernel, and with it the order of its sums, by the number of rows: a
 token decoded alone gets other last bits than the same token in a batch of a hundred. Then what a
-rollout says depends on which other requests happened to be running. Here every product has the
-same number of rows; the last block is filled up with zeros.
+rollout says depends on which other requests happened to be running. Here a row always gets the
+bits it has in a product of ``ROWS`` rows. Larger products are used where they give these bits,
+which is tried out once for each shape: they spare most of the calls.
 """
+
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-# Few enough that one decoding request pays little for the filling, enough that a long prompt pays
-# little for the calls. A row keeps its bits for as long as this number stays the same.
-ROWS = 32
-# Math libraries may pick a kernel by the alignment of their input, too. 32 rows of any number of
-# channels are a multiple of 64 bytes, so every block is aligned if the first one is.
-ALIGNMENT = 64
+# One decoding request is filled up to this. A row's bits belong to this number.
+ROWS = 8
+# Longer inputs are cut: a product gains nothing beyond, and fewer shapes have to be tried out.
+MOST_ROWS = 256
+# Math libraries may pick a kernel by where their input begins, too; torch allocates like this.
+ALIGNMENT = 64  # bytes
 
 
 def linear_by_blocks(
@@ -24,10 +27,10 @@ def linear_by_blocks(
     weight: Float[Tensor, "outputs channels"],
     bias: Float[Tensor, "outputs"] | None = None,
 ) -> Float[Tensor, "*rows outputs"]:
-    """Returns x Wᵀ + b, each product over exactly ``ROWS`` rows.
+    """Returns x Wᵀ + b, each row with the bits it has among ``ROWS`` rows of any content.
 
-    With R = ``ROWS`` and M rows, ⌈M/R⌉ products are computed: up to R - 1 rows too many, and one
-    call more for each R rows.
+    M rows cost ⌈M / ``MOST_ROWS``⌉ products and up to ``ROWS`` - 1 rows too many; ⌈M / ``ROWS``⌉
+    products where the library sums a larger one in another order.
 
     Args:
         x: any number of leading axes; all of them count as rows.
@@ -40,13 +43,45 @@ def linear_by_blocks(
     Degenerate: no rows give no rows.
     """
     rows = x.reshape(-1, x.shape[-1]).contiguous()
-    if rows.data_ptr() % ALIGNMENT:
-        rows = rows.clone()
-    blocks = list(torch.split(rows, ROWS))
-    missing = -len(rows) % ROWS
-    if missing:
-        blocks[-1] = F.pad(blocks[-1], (0, 0, 0, missing))
-    products = [F.linear(block, weight, bias) for block in blocks]
-    # One block is the common case while decoding, and needs no copy.
+    filled = F.pad(rows, (0, 0, 0, -len(rows) % ROWS)) if len(rows) % ROWS else rows
+    products: list[Tensor] = []
+    for block in torch.split(filled, MOST_ROWS):
+        keeps_bits = large_product_keeps_bits(
+            len(block), weight.shape, weight.dtype, bias is not None, torch.get_num_threads()
+        )
+        products += _products(block, weight, bias, len(block) if keeps_bits else ROWS)
+    # A single product is the common case while decoding, and needs no copy.
     product = products[0] if len(products) == 1 else torch.cat(products)
     return product[: len(rows)].reshape(*x.shape[:-1], len(weight))
+
+
+@cache
+def large_product_keeps_bits(
+    count: int, shape: tuple[int, int], dtype: torch.dtype, has_bias: bool, threads: int
+) -> bool:
+    """Whether a product over ``count`` rows gives each row the bits of one over ``ROWS`` rows.
+
+    Kernels are picked by shape, not by content, so numbers that differ in each row decide for all.
+
+    Args:
+        count: rows, a multiple of ``ROWS``.
+        shape: (outputs, channels).
+        dtype: of input, weight and bias.
+        has_bias: whether a bias is added, in the same kernel.
+        threads: what torch computes with; only a key of the cache.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(size, generator=generator).to(dtype)
+        for size in ((count, shape[1]), shape, shape[:1])
+    )
+    given = bias if has_bias else None
+    small = torch.cat(_products(x, weight, given, ROWS))
+    return torch.equal(F.linear(x, weight, given), small)
+
+
+def _products(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> list[Tensor]:
+    """The product in parts of ``size`` rows, each of them aligned."""
+    parts = torch.split(x, size)
+    aligned = [part.clone() if part.data_ptr() % ALIGNMENT else part for part in parts]
+    return [F.linear(part, weight, bias) for part in aligned]
