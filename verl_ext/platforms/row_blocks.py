@@ -43,16 +43,16 @@ def linear_by_blocks(
     Degenerate: no rows give no rows.
     """
     rows = x.reshape(-1, x.shape[-1]).contiguous()
-    filled = F.pad(rows, (0, 0, 0, -len(rows) % ROWS)) if len(rows) % ROWS else rows
-    products: list[Tensor] = []
-    for block in torch.split(filled, MOST_ROWS):
-        keeps_bits = large_product_keeps_bits(
-            len(block), weight.shape, weight.dtype, bias is not None, torch.get_num_threads()
+    count = len(rows)
+    if count % ROWS:
+        rows = F.pad(rows, (0, 0, 0, -count % ROWS))
+    if len(rows) <= MOST_ROWS:  # while decoding: nothing to cut, nothing to copy
+        product = _product(rows, weight, bias)
+    else:
+        product = torch.cat(
+            [_product(block, weight, bias) for block in torch.split(rows, MOST_ROWS)]
         )
-        products += _products(block, weight, bias, len(block) if keeps_bits else ROWS)
-    # A single product is the common case while decoding, and needs no copy.
-    product = products[0] if len(products) == 1 else torch.cat(products)
-    return product[: len(rows)].reshape(*x.shape[:-1], len(weight))
+    return product[:count].reshape(*x.shape[:-1], len(weight))
 
 
 @cache
@@ -76,12 +76,19 @@ def large_product_keeps_bits(
         for size in ((count, shape[1]), shape, shape[:1])
     )
     given = bias if has_bias else None
-    small = torch.cat(_products(x, weight, given, ROWS))
-    return torch.equal(F.linear(x, weight, given), small)
+    return torch.equal(F.linear(x, weight, given), _small_products(x, weight, given))
 
 
-def _products(x: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> list[Tensor]:
-    """The product in parts of ``size`` rows, each of them aligned."""
-    parts = torch.split(x, size)
-    aligned = [part.clone() if part.data_ptr() % ALIGNMENT else part for part in parts]
-    return [F.linear(part, weight, bias) for part in aligned]
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    threads = torch.get_num_threads()
+    if large_product_keeps_bits(len(rows), weight.shape, weight.dtype, bias is not None, threads):
+        return F.linear(_aligned(rows), weight, bias)
+    return _small_products(rows, weight, bias)
+
+
+def _small_products(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.cat([F.linear(_aligned(part), weight, bias) for part in torch.split(rows, ROWS)])
+
+
+def _aligned(rows: Tensor) -> Tensor:
+    return rows.clone() if rows.data_ptr() % ALIGNMENT else rows
