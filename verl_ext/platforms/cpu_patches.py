@@ -75,15 +75,52 @@ def copy_out_of_shared_memory(module: ModuleType) -> None:
 def keep_linear_weights(module: ModuleType) -> None:
     """vLLM-CPU packs linear weights after loading and drops the originals.
 
-    The next weight sync of a training run then finds nothing to load into. Plain ``linear`` on the
-    kept weights costs nothing measurable at the sizes a CPU run has.
+    The next weight sync of a training run then finds nothing to load into. The plain product on
+    the kept weights goes by blocks of rows, so that a request's log-probs do not depend on the
+    requests beside it (the same for the logits: vLLM dispatches the language model's head here).
     """
     import torch
 
+    from verl_ext.platforms.row_blocks import linear_by_blocks
+
     def dispatch(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
+        layer.cpu_linear = linear_by_blocks  # type: ignore[assignment]
 
     module.dispatch_cpu_unquantized_gemm = dispatch  # type: ignore[attr-defined]
+
+
+@patch("vllm._custom_ops")
+def keep_the_keys_of_a_request_together(module: ModuleType) -> None:
+    """With several threads, vLLM-CPU splits the keys of some requests to balance the threads.
+
+    Which ones, and where, depends on the batch, and with it the order of the attention's sums.
+    """
+    original = module.cpu_attn_get_scheduler_metadata
+
+    @wraps(original)
+    def metadata(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, "enable_kv_split": False})
+
+    module.cpu_attn_get_scheduler_metadata = metadata  # type: ignore[attr-defined]
+
+
+@patch("vllm.v1.sample.ops.topk_topp_sampler")
+def keep_the_seeds_of_a_mixed_batch(module: ModuleType) -> None:
+    """One request without a seed (a greedy one, too) makes vLLM-CPU ignore all seeds beside it.
+
+    The sampler that vLLM uses elsewhere draws the same numbers from the same seeds and keeps to
+    them in any company.
+    """
+    sampler = module.TopKTopPSampler
+    original = sampler.forward_cpu
+
+    @wraps(original)
+    def forward_cpu(self: Any, logits: Any, generators: dict[int, Any], k: Any, p: Any) -> Any:
+        if generators:
+            return self.forward_native(logits, generators, k, p)
+        return original(self, logits, generators, k, p)
+
+    sampler.forward_cpu = forward_cpu
 
 
 class _Vllm(importlib.metadata.Distribution):
