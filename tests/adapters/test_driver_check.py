@@ -93,6 +93,15 @@ LONG = ("+paper=qwenlong_l15", "+scale=cpu")
         ("trainer.v1.trainer_mode=verl_ext.colocate_async", r"deterministic=false"),
         ("data.seed=null", r"Add: data\.seed=1"),
         (
+            "+reward.custom_reward_function.reward_kwargs.scales.toy_point=10",
+            r"reward_kwargs\.scales: .*toy_points",
+        ),
+        (
+            "+reward.custom_reward_function.reward_kwargs.scales.toy_exact=0",
+            "must be a finite number > 0",
+        ),
+        ("+reward.custom_reward_function.reward_kwargs.scales.toy=10", "unknown 'toy'"),
+        (
             "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=my.Manager",
             r"my\.Manager is asked for",
         ),

@@ -4,10 +4,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.errors import SettingsError, refuse_unknown
 
 RESOLVER = "verl_ext_toy"
 DEFAULT_VARIANT = "w_reinforce"
+SCALES = "reward.custom_reward_function.reward_kwargs.scales"
 
 
 def register_resolver() -> None:
@@ -35,17 +36,23 @@ def in_use(config: DictConfig) -> bool:
 
 
 def check(config: DictConfig) -> None:
-    """Refuses a variant that does not exist.
+    """Refuses a variant that does not exist, and scales of rewards that it does not give.
 
     Raises:
-        SettingsError: names the nearest variant.
+        SettingsError: names the nearest variant or data source.
     """
-    from verl_ext.toy import world
+    from verl_ext.toy import reward, world
 
     try:
-        world.recipe_of(variant(config))
+        recipe = world.recipe_of(variant(config))
     except ValueError as error:
         raise SettingsError(f"algorithm.verl_ext.toy: {error}") from error
+    scales = OmegaConf.select(config, SCALES) or {}
+    try:
+        reward.check_scales(scales)
+    except ValueError as error:
+        raise SettingsError(f"{SCALES}: {error}") from error
+    refuse_unknown(SCALES, scales, [source for source, _ in recipe.train])
 
 
 def provide(config: DictConfig) -> None:
