@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from verl_ext.adapters.names import TASK_KEY
+
 
 class Stage:
     """A concern of the trainer, mixed in before verl's class: overrides stages, copies none.
@@ -19,6 +21,9 @@ class Stage:
     llm_server_manager: Any
     train_dataset: Any
     train_dataloader: Any
+    train_dataloader_it: Any
+    replay_buffer: Any
+    _next_train_batch: Any
     kl_ctrl_in_reward: Any
 
     def ext_state(self) -> dict[str, Any]:
@@ -40,3 +45,8 @@ class Stage:
 def settings(config: DictConfig) -> Mapping[str, Any]:
     """The subtree ``algorithm.verl_ext``, empty if there is none."""
     return config.algorithm.get("verl_ext") or {}
+
+
+def task_key(config: DictConfig) -> str:
+    """The column that names each prompt's task."""
+    return str(settings(config).get("task_key") or TASK_KEY)
