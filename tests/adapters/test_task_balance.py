@@ -24,7 +24,7 @@ from verl.utils.dataset.rl_dataset import collate_fn
 
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.task_balance import TaskBalance
-from verl_ext.adapters.task_data import check_loaded
+from verl_ext.adapters.task_data import check_loaded, task_ids
 from verl_ext.sampling.stream import TaskBalancedStream
 
 TASKS = ["math"] * 30 + ["code"] * 20 + ["summary"] * 14
@@ -63,7 +63,7 @@ class World:
         self.polls = 0
 
     def kv_list(self, partition_id=None):
-        return copy.deepcopy(self.tags)
+        return {p: {k: dict(tag) for k, tag in tags.items()} for p, tags in self.tags.items()}
 
     def kv_batch_put(self, keys, partition_id, tags, fields=None):
         self.tags[partition_id].update(zip(keys, tags, strict=True))
@@ -442,14 +442,18 @@ def test_a_data_set_without_a_frame_is_refused():
         TaskBalance(data, weights="uniform", task_key="x", batch_size=4, seed=None, shuffle=True)
 
 
-def test_pandas_columns_become_plain_numbers():
-    pandas = pytest.importorskip("pandas")
+@pytest.mark.parametrize("library", ["datasets", "pandas"])
+def test_columns_of_both_libraries_become_plain_values(library):
+    columns = {"task": [1, 2] * 10}
     data = Data()
-    data.dataframe = pandas.DataFrame({"task": [1, 2] * 10})
-    arguments = {"weights": {1: 0.5, 2: 0.5}, "task_key": "task", "batch_size": 4, "seed": None}
-    made = TaskBalance(data, **arguments, shuffle=True)
-    made.drawn(["u"], [1], refill=False)
-    assert saved(made.state_dict(), weights_only=True) == {"queue": [1], "live": [["u", 1]]}
+    if library == "pandas":
+        data.dataframe = pytest.importorskip("pandas").DataFrame(columns)
+    else:  # verl's own; filtering leaves the rows and a list of indices
+        frame = pytest.importorskip("datasets").Dataset.from_dict({"task": [3, 1, 2, *[1, 2] * 9]})
+        data.dataframe = frame.select(range(1, 21))
+    ids = task_ids(data, "task")
+    assert ids == columns["task"]
+    assert {type(task) for task in ids} == {int}
 
 
 def test_fetches_that_do_not_divide_the_batch_and_workers_with_refills_are_refused():

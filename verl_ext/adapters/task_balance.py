@@ -33,17 +33,15 @@ class TaskBalance:
     """The stream of one run, the ledger of what its batches owe, and their seams to verl.
 
     Args:
-        dataset: verl's training data set; its ``dataframe`` holds the rows that are left after
-            filtering.
+        dataset: verl's; its ``dataframe`` holds the rows that are left after filtering.
         weights: see ``sampling.quota.shares``.
-        task_key: the column with each row's task: text, numbers or booleans.
+        task_key: the column with each row's task: text or numbers.
         batch_size: ``data.train_batch_size``.
         seed: ``data.seed``; None is 0.
         shuffle: ``data.shuffle``.
 
     Raises:
-        SettingsError: the data set has no such column, or holds fewer prompts than a batch; the
-            weights are not valid.
+        SettingsError: no such column, fewer prompts than a batch, or weights that are not valid.
     """
 
     def __init__(
@@ -62,11 +60,7 @@ class TaskBalance:
         rows = task_ids(dataset, task_key)
         try:
             self.stream = TaskBalancedStream(
-                rows,
-                batch_size,
-                weights=plain,
-                seed=seed or 0,
-                shuffle=shuffle,
+                rows, batch_size, weights=plain, seed=seed or 0, shuffle=shuffle
             )
         except ValueError as error:
             raise SettingsError(f"{KEY}: {error}") from error
@@ -93,8 +87,8 @@ class TaskBalance:
             refills: whether verl may ask for replacements (it fetches single prompts then).
 
         Raises:
-            SettingsError: the fetches do not divide the batch; or there are workers, which read
-                ahead, and refills, which a position saved for the workers does not know of.
+            SettingsError: the fetches do not divide the batch; or there are both workers, which
+                read ahead, and refills, which their saved position does not know of.
         """
         if batch_size < 1 or self._batch_size % batch_size:
             raise SettingsError(
@@ -127,8 +121,7 @@ class TaskBalance:
     def watch(self, buffer: Any) -> None:
         """Makes a replay buffer wait for, and select, what its batches owe.
 
-        Methods of this one object are wrapped, so that a user's subclass works too. Validation
-        passes through.
+        Methods of this one object are wrapped: a user's subclass works too. Validation is let be.
 
         Args:
             buffer: verl's ``ReplayBuffer``, ``ReplayBufferAsync`` or a subclass.
@@ -178,7 +171,8 @@ class TaskBalance:
         Raises:
             SettingsError: they are not those of the state.
         """
-        lost, unknown = set(self._ledger.live).difference(uids), set(uids) - set(self._ledger.live)
+        held = set(uids)
+        lost, unknown = self._ledger.live.keys() - held, held - self._ledger.live.keys()
         if lost or unknown:
             raise SettingsError(
                 f"{KEY}: the checkpoint's transfer_queue lacks {len(lost)} prompts that are owed "
@@ -186,35 +180,53 @@ class TaskBalance:
                 "trainer mode and sampler that wrote it, or start anew: trainer.resume_mode=disable"
             )
 
+    # The wrappers have verl's parameter names: a subclass may pass them by name.
+
     def _countable(
-        self, buffer: Any, original: Callable[..., set[str]], partition: str, reasons: Any
+        self,
+        buffer: Any,
+        original: Callable[..., set[str]],
+        partition_id: str,
+        eviction_reasons: Any,
     ) -> set[str]:
         """The prompts that count: verl's ``len(...) >= batch_size`` then means a whole batch."""
-        terminal = original(partition, reasons)
-        if partition != TRAIN:
+        terminal = original(partition_id, eviction_reasons)
+        if partition_id != TRAIN:
             return terminal
         return set(self._ledger.countable(self._oldest_first(buffer, terminal)))
 
     def _due(
-        self, buffer: Any, original: Callable[..., Any], partition: str, keys: set[str], size: int
+        self,
+        buffer: Any,
+        original: Callable[..., Any],
+        partition_id: str,
+        sampleable_keys: set[str],
+        batch_size: int,
     ) -> tuple[list[str], Any, Any]:
-        """The batch due, where verl takes the oldest of ``keys``, equals in the order of a set."""
-        selected, rows, steps = original(partition, keys, size)
-        if partition == TRAIN:
-            selected = self._ledger.due(self._oldest_first(buffer, keys), size)
+        """The batch due, where verl takes the oldest prompts, equals in the order of a set."""
+        selected, rows, steps = original(partition_id, sampleable_keys, batch_size)
+        if partition_id == TRAIN:
+            selected = self._ledger.due(self._oldest_first(buffer, sampleable_keys), batch_size)
         return selected, rows, steps
 
     def _take(
-        self, _: Any, original: Callable[..., Any], partition: str, uids: list[str], rows: Any
+        self,
+        _: Any,
+        original: Callable[..., Any],
+        partition_id: str,
+        selected_prompt_uids: list[str],
+        partition_snapshot: Any,
     ) -> Any:
-        if partition == TRAIN:
-            self._taken.update(self._ledger.take(uids))
-        return original(partition, uids, rows)
+        if partition_id == TRAIN:
+            self._taken.update(self._ledger.take(selected_prompt_uids))
+        return original(partition_id, selected_prompt_uids, partition_snapshot)
 
-    def _clear(self, _: Any, original: Callable[..., None], partition: str, uids: set[str]) -> None:
+    def _clear(
+        self, _: Any, original: Callable[..., None], partition_id: str, uids: set[str]
+    ) -> None:
         """Evictions, and the surplus of the synchronous trainer with filter_groups."""
-        original(partition, uids)
-        if partition != TRAIN:
+        original(partition_id, uids)
+        if partition_id != TRAIN:
             return
         self._dropped.update(self._ledger.drop(uids))
         for task, count in self._ledger.dropped.items():
@@ -230,8 +242,7 @@ class TaskBalance:
         unknown = uids - self._ledger.live.keys()
         if unknown:
             raise RuntimeError(
-                f"{KEY}: {len(unknown)} finished prompts were not drawn by this run's sampler; "
-                "skip.rollout_tq cannot be combined with it"
+                f"{KEY}: {len(unknown)} finished prompts were not drawn by this run's sampler"
             )
         steps = buffer.prompt_global_steps[TRAIN]
         drawn = [uid for uid in self._ledger.live if uid in uids]
