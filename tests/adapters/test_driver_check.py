@@ -133,12 +133,6 @@ def test_aepo_over_kept_tokens_without_a_token_mean_would_have_no_effect(verl_co
         driver_check.check(verl_config(*LONG, loss, kept))
 
 
-def test_a_task_key_that_nobody_asks_for_is_refused(verl_config):
-    config = verl_config("+paper=nsr", "+scale=cpu", "+algorithm.verl_ext.task_key=ability")
-    with pytest.raises(SettingsError, match=r"Remove it: '~algorithm\.verl_ext\.task_key'"):
-        driver_check.check(config)
-
-
 def test_a_mask_under_the_legacy_trainer_is_refused(verl_config):
     config = verl_config("+paper=nsr", "+scale=cpu", "trainer.use_v1=false")
     with pytest.raises(SettingsError, match=r"Add: trainer\.use_v1=true"):

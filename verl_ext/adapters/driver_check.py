@@ -90,12 +90,12 @@ def _check_trainer_mode(config: DictConfig, settings: Mapping[str, Any]) -> None
 
 def _ours_alone(config: DictConfig, settings: Mapping[str, Any]) -> Iterator[str]:
     """What the configuration asks for that only our trainers do, in words."""
-    for section in ("masks", "sampler", "deterministic"):
-        if settings.get(section):
-            yield f"algorithm.verl_ext.{section}"
     estimator = str(config.algorithm.adv_estimator)
     if fields := declared_fields(estimator):
         yield f"'{estimator}' needs {', '.join(fields)} of each row and"
+    for section in ("masks", "sampler", "task_key", "deterministic"):
+        if settings.get(section):
+            yield f"algorithm.verl_ext.{section}"
 
 
 def _check_toy(config: DictConfig) -> None:

@@ -64,7 +64,8 @@ class MaskChain:
         """
         sampled = response_mask.bool()
         learning, counted = sampled, sampled
-        metrics, news = {}, []
+        metrics: dict[str, float] = {}
+        news = []
         for name, mask in self.masks.items():
             wanted = {field: fields[field] for field in MASKS[name].needs}
             keep = mask(torch.where(learning, advantages, 0), sampled, **wanted)

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.adapters.advantage import declared_fields
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.masks import MaskChain
-from verl_ext.adapters.names import TASK_KEY, TRAINER_MODES
+from verl_ext.adapters.names import TRAINER_MODES
 from verl_ext.catalog import ADVANTAGES, MASKS, SAMPLERS, Plugin
 from verl_ext.sampling.quota import shares
 
@@ -104,12 +103,6 @@ def _check_sampler(config: DictConfig, settings: Mapping[str, Any]) -> None:
                 f"{key}: workers read ahead, and a prompt that replaces a filtered one would come "
                 "out of order after a restart. Add: data.dataloader_num_workers=0"
             )
-    named = settings.get("task_key") not in (None, TASK_KEY)
-    if named and not samplers and not declared_fields(str(config.algorithm.adv_estimator)):
-        raise SettingsError(
-            "algorithm.verl_ext.task_key has no effect: neither the estimator nor a sampler asks "
-            "for tasks. Remove it: '~algorithm.verl_ext.task_key'"
-        )
 
 
 def _check_deterministic(config: DictConfig, settings: Mapping[str, Any]) -> None:
@@ -147,7 +140,8 @@ def _check_call(key: str, plugin: Plugin, arguments: Mapping[str, Any]) -> None:
     fields = {name: ["a", "a"] if name.endswith("_ids") else mask for name in plugin.needs}
     try:
         if inspect.isclass(function):
-            function(**plain)(batch, mask, **fields)
+            made: Any = function(**plain)
+            made(batch, mask, **fields)
         else:
             function(batch, mask, **fields, **plain)
     except (TypeError, ValueError) as error:

@@ -43,7 +43,8 @@ class Sessions:
 
     def split(self, values: Tensor) -> Tensor:
         """The reverse of :meth:`merged`; rows of no session get 0."""
-        parts = values.unflatten(1, (self.outputs.shape[1], -1))
+        count, most = self.outputs.shape
+        parts = values.reshape(count, most, values.shape[1] // most)
         there = self.outputs >= 0
         result = values.new_zeros(self.rows, parts.shape[-1])
         result[self.outputs[there]] = parts[there]

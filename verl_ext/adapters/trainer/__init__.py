@@ -13,9 +13,11 @@ from verl_ext.adapters.trainer.checkpoint import Checkpointed
 from verl_ext.adapters.trainer.deterministic import Deterministic
 from verl_ext.adapters.trainer.learning import Learning
 from verl_ext.adapters.trainer.pass_at_k import PassAtK
+from verl_ext.adapters.trainer.sampling import Sampling
+from verl_ext.adapters.trainer.task_metrics import TaskMetrics
 
 
-class VerlExtTrainer(Checkpointed, Deterministic, Learning, PassAtK):
+class VerlExtTrainer(Checkpointed, Sampling, Deterministic, Learning, TaskMetrics, PassAtK):
     """What verl-ext adds to a V1 trainer."""
 
     base_mode: str

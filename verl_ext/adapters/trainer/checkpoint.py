@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.trainer import state_file
 from verl_ext.adapters.trainer.stage import Stage
 
@@ -26,6 +27,12 @@ class Checkpointed(Stage):
         if trainer.resume_mode == "resume_path":
             folder = Path(trainer.resume_from_path)
         state = state_file.load(folder)
+        if state and not (folder / "data.pt").exists():
+            raise SettingsError(
+                f"{folder} lacks data.pt, verl's position in the data; without it they would "
+                "begin anew. Resume from another checkpoint: trainer.resume_mode=resume_path "
+                "trainer.resume_from_path=.../global_step_N"
+            )
         anew = self.ext_restore(state or {})
         if anew:
             why = f"{folder} was saved without" if state else f"{folder} has no {state_file.FILE}"

@@ -70,7 +70,7 @@ class SeededManager(AgentLoopManagerTQ):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.agent_loop_workers_class = ray.remote(SeededWorker)
         self.position: dict[str, int] = {}
         self._occasion: tuple[Any, ...] = ()

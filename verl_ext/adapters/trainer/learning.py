@@ -13,9 +13,8 @@ from verl.workers.utils.padding import response_to_nested
 
 from verl_ext.adapters import advantage
 from verl_ext.adapters.masks import MaskChain, rows_to_train
-from verl_ext.adapters.names import TASK_KEY
 from verl_ext.adapters.sessions import sessions
-from verl_ext.adapters.trainer.stage import Stage, settings
+from verl_ext.adapters.trainer.stage import Stage, settings, task_key
 from verl_ext.catalog import ADVANTAGES
 
 
@@ -25,7 +24,7 @@ class Learning(Stage):
     def __init__(self, config: DictConfig) -> None:
         self.ext_masks = MaskChain(settings(config).get("masks"))
         # Our name of a field -> verl's in the queue.
-        self.ext_fields = {"task_ids": str(settings(config).get("task_key") or TASK_KEY)}
+        self.ext_fields = {"task_ids": task_key(config)}
         self._ext_counted: torch.Tensor | None = None
         self._ext_teaches = True
         super().__init__(config)  # type: ignore[call-arg]

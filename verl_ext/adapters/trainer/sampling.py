@@ -19,6 +19,7 @@ class Sampling(Stage):
 
     def __init__(self, config: DictConfig) -> None:
         self.ext_balance = None
+        self._ext_refilling = False
         super().__init__(config)  # type: ignore[call-arg]
 
     def _init_dataloader(self) -> None:
@@ -26,11 +27,11 @@ class Sampling(Stage):
         sampler = settings(self.config).get("sampler") or {}
         if "task_balanced" not in sampler:
             return
-        weights = (sampler["task_balanced"] or {}).get("weights", "uniform")
+        plain: Any = OmegaConf.to_object(OmegaConf.create(dict(sampler["task_balanced"] or {})))
         data = self.config.data
         self.ext_balance = TaskBalance(
             self.train_dataset,
-            weights=OmegaConf.to_object(weights) if OmegaConf.is_config(weights) else weights,
+            weights=plain.get("weights", "uniform"),
             task_key=task_key(self.config),
             batch_size=data.train_batch_size,
             seed=data.seed,
@@ -46,30 +47,28 @@ class Sampling(Stage):
         self.ext_balance.watch(self.replay_buffer)
         self.replay_buffer.refill_fn = self._ext_refill
 
-    def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
-        self._ext_note(batch, refill=False)
-        return super()._submit_batch_to_rollout(batch)  # type: ignore[misc,no-any-return]
-
-    def _ext_note(self, batch: TensorDict, *, refill: bool) -> None:
+    def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
+        batch = super()._next_train_batch(num_prompts)  # type: ignore[misc]
         if self.ext_balance:
             tasks = list(batch[task_key(self.config)])
-            self.ext_balance.drawn(list(batch["uid"]), tasks, refill=refill)
+            self.ext_balance.drawn(list(batch["uid"]), tasks, refill=self._ext_refilling)
+        return batch
 
     def _ext_refill(self, count: int) -> int:
         """Replaces dropped prompts by others of the same tasks, fetched beside the loader."""
         assert self.ext_balance
         rows = [self.train_dataset[index] for index in self.ext_balance.refill_indices(count)]
-        loader = self.train_dataloader_it
+        loader, self._ext_refilling = self.train_dataloader_it, True
         self.train_dataloader_it = iter([collate_fn([row]) for row in rows])
         try:
-            batch = self._next_train_batch(count)
+            return int(self._add_prompts_to_generate(count))
         finally:
-            self.train_dataloader_it = loader
-        self._ext_note(batch, refill=True)
-        return super()._submit_batch_to_rollout(batch)  # type: ignore[misc,no-any-return]
+            self.train_dataloader_it, self._ext_refilling = loader, False
 
-    def _compute_metrics(self, batch: Any, metrics: dict[str, Any], *rest: Any, **more: Any) -> None:
-        """Adds the tasks' shares, past verl's aggregation, which reads names for their meaning."""
+    def _compute_metrics(
+        self, batch: Any, metrics: dict[str, Any], *rest: Any, **more: Any
+    ) -> None:
+        """Adds the tasks' shares, past verl's aggregation, which reads meaning into names."""
         super()._compute_metrics(batch, metrics, *rest, **more)  # type: ignore[misc]
         if self.ext_balance:
             metrics.update(self.ext_balance.metrics())
@@ -84,5 +83,7 @@ class Sampling(Stage):
         if self.ext_balance and "sampler" in state:
             self.ext_balance.load_state_dict(state["sampler"])
             tags = (tq.kv_list(TRAIN) or {}).get(TRAIN, {})
-            self.ext_balance.check_restored(uid for uid, tag in tags.items() if tag.get("is_prompt"))
+            self.ext_balance.check_restored(
+                uid for uid, tag in tags.items() if tag.get("is_prompt")
+            )
         return super().ext_restore(state)

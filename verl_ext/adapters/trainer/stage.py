@@ -23,7 +23,7 @@ class Stage:
     train_dataloader: Any
     train_dataloader_it: Any
     replay_buffer: Any
-    _next_train_batch: Any
+    _add_prompts_to_generate: Any
     kl_ctrl_in_reward: Any
 
     def ext_state(self) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""How well each task does, and how loudly it speaks: rewards and shares of the advantage."""
+
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+
+from verl_ext.adapters.sessions import sessions
+from verl_ext.adapters.trainer.stage import Stage, settings, task_key
+from verl_ext.metrics.task_share import advantage_share
+
+
+class TaskMetrics(Stage):
+    """Adds metrics for each task of a batch, where ``algorithm.verl_ext.task_key`` names tasks."""
+
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict[str, Any], *rest: Any, **more: Any
+    ) -> None:
+        """Past verl's aggregation over sub-batches, which reads meaning into names."""
+        super()._compute_metrics(batch, metrics, *rest, **more)  # type: ignore[misc]
+        if settings(self.config).get("task_key"):
+            metrics.update(self._ext_task_metrics(batch))
+
+    def _ext_task_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
+        column = task_key(self.config)
+        fields = ["advantages", "response_mask", "rm_scores", column]
+        data = tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=fields
+        )
+        rows = sessions(batch.keys, batch.tags)
+        last = rows.last
+        tasks = [str(list(data[column])[row]) for row in last.tolist()]
+        advantages, mask = (
+            rows.merged(data[name].to_padded_tensor(0)) for name in ("advantages", "response_mask")
+        )
+        rewards = data["rm_scores"].to_padded_tensor(0)[last].sum(-1, dtype=torch.float64)
+        found = {
+            f"verl_ext/task/{task}/advantage_share": share
+            for task, share in advantage_share(advantages, mask, tasks).items()
+        }
+        for task in dict.fromkeys(tasks):
+            of_task = torch.tensor([name == task for name in tasks])
+            found[f"verl_ext/task/{task}/reward"] = rewards[of_task].mean().item()
+            found[f"verl_ext/task/{task}/rows"] = float(of_task.sum())
+        return found
