@@ -122,9 +122,14 @@ def test_linear_weights_stay_and_vllm_still_drops_them():
 def test_linear_layers_and_the_head_go_by_blocks_and_vllm_still_has_that_for_cuda_alone():
     embedding = importlib.import_module("vllm.model_executor.layers.vocab_parallel_embedding")
     linear = importlib.import_module("vllm.model_executor.layers.linear")
-    head = torch.nn.Linear(3, 2, bias=False)
+    head = torch.nn.Linear(128, 264, bias=False).requires_grad_(False)
     embedding.UnquantizedEmbeddingMethod().process_weights_after_loading(head)
-    assert head.cpu_linear is linear_by_blocks
+    x = torch.randn(9, 128)
+    by_blocks = linear_by_blocks(x, head.weight)
+    assert torch.equal(head.cpu_linear(x, head.weight, None), by_blocks)
+    compiled = torch.compile(head.cpu_linear, backend="aot_eager", fullgraph=True, dynamic=True)
+    assert torch.equal(compiled(x, head.weight, None), by_blocks)
+    assert torch.equal(compiled(x[:1], head.weight, None), by_blocks[:1])
     for method in (embedding.UnquantizedEmbeddingMethod, linear.UnquantizedLinearMethod):
         source = " ".join(inspect.getsource(method.apply).split())
         assert "envs.VLLM_BATCH_INVARIANT and current_platform.is_cuda_alike()" in source
