@@ -81,10 +81,15 @@ def keep_linear_weights(module: ModuleType) -> None:
     """
     import torch
 
-    from verl_ext.platforms.row_blocks import linear_by_blocks
+    from verl_ext.platforms.row_blocks import linear_by_blocks, opaque_linear_by_blocks
+
+    def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Any:
+        if torch.compiler.is_compiling():
+            return opaque_linear_by_blocks(x, weight, bias)
+        return linear_by_blocks(x, weight, bias)
 
     def dispatch(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = linear_by_blocks  # type: ignore[assignment]
+        layer.cpu_linear = linear  # type: ignore[assignment]
 
     module.dispatch_cpu_unquantized_gemm = dispatch  # type: ignore[attr-defined]
 

@@ -55,6 +55,17 @@ def linear_by_blocks(
     return product[:count].reshape(*x.shape[:-1], len(weight))
 
 
+@torch.library.custom_op("verl_ext::linear_by_blocks", mutates_args=())
+def opaque_linear_by_blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same as one operation, which torch.compile does not look into."""
+    return linear_by_blocks(x, weight, bias)
+
+
+@opaque_linear_by_blocks.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
 @cache
 def large_product_keeps_bits(
     count: int, shape: tuple[int, int], dtype: torch.dtype, has_bias: bool, threads: int
