@@ -1,0 +1,122 @@
+"""What our stages cost in a training step, beside verl's stock trainer in the same run.
+
+    python benchmarks/step_overhead.py [--pairs 40] [--engine dp|megatron]
+
+One run of the toy world on the CPU. Its steps come in pairs, one by verl's ``PPOTrainerSync`` with
+``grpo``, one by ``verl_ext.sync`` with ``task_norm``, the AEPO mask and the metrics of each task;
+which of the two comes first alternates. The learning rate is 0, so the policy, and with it the
+length of the responses, does not drift. Prints the median of ours / stock over the pairs with its
+95 % interval (order statistics, so no assumption on the distribution). A step's time is from its
+beginning to the beginning of the next: logging and clean-up are part of it.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+from verl_ext.post_import import when_imported
+
+TIMES = "VERL_EXT_STEP_TIMES"
+WARM_UP = 2  # steps, before the first pair
+
+
+def register(_: ModuleType) -> None:
+    """Registers the alternating trainer, in the processes of the run that import trainers."""
+    from omegaconf import open_dict
+    from verl.trainer.ppo.v1 import PPOTrainerSync
+    from verl.trainer.ppo.v1.trainer_base import register_trainer
+
+    from verl_ext.adapters.trainer import VerlExtTrainerSync
+
+    class Alternating:
+        """Becomes the stock trainer or ours at the beginning of each step."""
+
+        def on_step_begin(self) -> None:
+            ours = is_ours(self.global_steps)
+            with open(os.environ[TIMES], "a") as file:
+                file.write(json.dumps([ours, time.perf_counter()]) + "\n")
+            self.__class__ = Ours if ours else Stock
+            with open_dict(self.config):
+                self.config.algorithm.adv_estimator = "verl_ext.task_norm" if ours else "grpo"
+            super().on_step_begin()
+
+    @register_trainer("alternating")
+    class Ours(Alternating, VerlExtTrainerSync):
+        """Ours; builds the run."""
+
+    class Stock(Alternating, PPOTrainerSync):
+        """verl's own."""
+
+
+def is_ours(step: int) -> bool:
+    """Stock, ours, ours, stock, stock, ours, ...: each kind comes first in half of the pairs."""
+    pair, place = divmod(step - WARM_UP - 1, 2)
+    return (pair + place) % 2 == 1
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the median: the order statistics that hold it with that probability."""
+    count = len(values)
+    tail, rank = 0.5**count, 0
+    while tail + math.comb(count, rank + 1) * 0.5**count <= 0.025:
+        rank += 1
+        tail += math.comb(count, rank) * 0.5**count
+    ordered = sorted(values)
+    return ordered[rank], ordered[-1 - rank]
+
+
+def run(pairs: int, engine: str, folder: Path) -> list[tuple[bool, float]]:
+    """Runs verl; returns whose each step was, and its time in seconds."""
+    times = folder / "times.jsonl"
+    environment = {
+        **os.environ,
+        TIMES: str(times),
+        "VERL_USE_EXTERNAL_MODULES": "step_overhead",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    command = [
+        *(sys.executable, "-m", "verl.trainer.main_ppo", f"model_engine={engine}"),
+        *("+paper=[task_norm,aepo]", "+scale=cpu", "algorithm.verl_ext.deterministic=false"),
+        *("trainer.v1.trainer_mode=alternating", f"hydra.run.dir={folder}"),
+        f"trainer.total_training_steps={WARM_UP + 2 * pairs + 1}",
+        *("trainer.test_freq=-1", "trainer.val_before_train=false"),
+        "actor_rollout_ref.actor.optim.lr=0",
+    ]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+    marks = [json.loads(line) for line in times.read_text().splitlines()]
+    steps = [(ours, end - start) for (ours, start), (_, end) in pairwise(marks)]
+    return steps[WARM_UP:]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--engine", choices=("dp", "megatron"), default="dp")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        steps = run(arguments.pairs, arguments.engine, Path(folder))
+    ratios = []
+    for first, second in zip(steps[::2], steps[1::2], strict=True):
+        ours, stock = (first, second) if first[0] else (second, first)
+        ratios.append(ours[1] / stock[1])
+    low, high = interval(ratios)
+    for name, kind in (("stock", False), ("ours", True)):
+        median = statistics.median(seconds for ours, seconds in steps if ours is kind)
+        print(f"{name:>5}: {median:.3f} s a step (median of {len(ratios)})")
+    print(f"ours / stock: {statistics.median(ratios):.4f}, 95 % interval {low:.4f} to {high:.4f}")
+
+
+if __name__ == "__main__":
+    main()
+else:  # imported by verl
+    when_imported("verl.trainer.ppo.v1", register)
