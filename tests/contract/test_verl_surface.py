@@ -21,6 +21,46 @@ SIGNATURES = {
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._build_replay_buffer": ["self"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_advantage": ["self", "batch", "metrics"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._update_actor": ["self", "batch", "metrics"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._init_dataloader": ["self"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._fetch_one_gen_batch": ["self"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._next_train_batch": ["self", "num_prompts"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._add_prompts_to_generate": ["self", "num_prompts"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._save_checkpoint": ["self"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._load_checkpoint": ["self"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_metrics": [
+        "self", "batch", "metrics", "timing_raw", "global_steps", "epoch",
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer.get_llm_client": ["self"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer.on_validate_begin": ["self"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer.on_validate_end": ["self"],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._terminal_eviction_reasons": [
+        "self", "global_steps", "partition_id",
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._sampleable_terminal_keys": [
+        "self", "partition_id", "eviction_reasons",
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._select_prompt_uids": [
+        "self", "partition_id", "sampleable_keys", "batch_size",
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._materialize_batch": [
+        "self", "partition_id", "selected_prompt_uids", "partition_snapshot",
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._clear_groups": [
+        "self", "partition_id", "uids",
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBufferAsync.wait_for_sampleable": [
+        "self", "global_steps", "partition_id", "target_count",
+    ],
+    "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ.generate_sequences": ["self", "prompts"],
+    "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._run_agent_loop": [
+        "self", "sampling_params", "trajectory", "agent_name", "trace",
+    ],
+    "verl.workers.rollout.llm_server:LLMServerClient.generate": [
+        "self", "request_id", "prompt_ids", "sampling_params",
+    ],
+    "verl.workers.rollout.llm_server:LLMServerManager.get_client": ["self", "client_cls"],
+    "verl.utils.dataset.rl_dataset:collate_fn": ["data_list"],
+    "verl.utils.tensordict_utils:assign_non_tensor_stack": ["tensor_dict", "key", "val"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._val_metrics_update": [
         "self", "data_sources", "sample_uids", "reward_extra_infos_dict", "sample_turns",
         "expected_acc_counts",
@@ -41,6 +81,7 @@ SIGNATURES = {
     "verl.plugin.platform.platform_manager:set_platform": ["platform"],
     "transfer_queue:kv_batch_get": ["keys", "partition_id", "select_fields"],
     "transfer_queue:kv_batch_put": ["keys", "partition_id", "fields", "tags"],
+    "transfer_queue:kv_list": ["partition_id"],
     "transfer_queue:KVBatchMeta.select_keys": ["self", "keys_to_select"],
     "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm": ["layer", "remove_weight"],
     "verl.workers.config.engine:McoreEngineConfig.__post_init__": ["self"],
@@ -84,6 +125,30 @@ SOURCES = {
         'role, worker_group = "actor", self.actor_rollout_wg',  # _dispatch_info["actor"]
         "dp_size = max(dp_rank_mapping) + 1",
     ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_old_log_prob": [
+        'fields=data.select("old_log_probs", "entropy")',  # the entropy that masks may need
+    ],
+    "verl.trainer.ppo.v1.utils:compute_advantage_for_multi_trajectories": [
+        "if adv_estimator != core_algos.AdvantageEstimator.GRPO:",  # so we count
+    ],
+    "verl.trainer.ppo.padding_utils:construct_minimal_padding_template": [
+        "is_padding=True",  # the rows that belong to no session
+        "response_mask = torch.zeros_like(responses)",
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._fetch_one_gen_batch": [
+        "next(self.train_dataloader_it)",  # where replacements are put in
+        'batch_dict["uid"]',  # which numbered prompts replace
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._init_dataloader": [
+        "self.config.data.gen_batch_size = 1",  # where prompts may be replaced
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._load_checkpoint": [
+        'os.path.join(global_step_folder, "data.pt")',
+        "self.train_dataloader.load_state_dict(dataloader_state_dict)",
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._validate": [
+        'tu.assign_non_tensor_data(batch, "validate", True)',  # tells validation from training
+    ],
     "verl.workers.engine.fsdp.transformer_impl:FSDPEngine.forward_backward_batch": [
         'batch_num_tokens = data["loss_mask"].sum()',  # why masks write loss_mask too
     ],
@@ -119,6 +184,31 @@ def test_source_still_contains_what_we_count_on(path):
     source = inspect.getsource(inspect.unwrap(value))
     for line in SOURCES[path]:
         assert line in source, f"{path} no longer contains: {line}"
+
+
+def test_an_agent_loop_worker_hands_each_session_its_number_and_the_prompts_fields():
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+
+    worker = AgentLoopWorkerTQ.__ray_actor_class__
+    assert "session_id=i, **prompt" in inspect.getsource(worker._run_prompt)
+    assert 'f"{uid}_{session_id}_{i}"' in inspect.getsource(worker._agent_loop_postprocess)
+
+
+def test_the_trainer_exists_before_the_agent_loop_manager_is_looked_up():
+    from verl.trainer.main_ppo import TaskRunnerV1
+
+    runner = TaskRunnerV1.__ray_actor_class__
+    run = inspect.getsource(runner.run)
+    assert run.index("trainer_cls(config=config)") < run.index("self.init_agent_loop_manager()")
+    manager = inspect.getsource(runner.init_agent_loop_manager)
+    assert '"agent_loop_manager_class"' in manager
+
+
+def test_the_tracker_is_written_after_everything_else_of_a_checkpoint():
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    save = inspect.getsource(PPOTrainer._save_checkpoint)
+    assert save.index('"data.pt"') < save.index('"latest_checkpointed_iteration.txt"')
 
 
 def test_main_ppo_validates_before_it_starts_ray_and_looks_the_trainer_up_by_our_name():
