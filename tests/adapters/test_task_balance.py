@@ -25,6 +25,7 @@ from verl.utils.dataset.rl_dataset import collate_fn
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.task_balance import TaskBalance
 from verl_ext.adapters.task_data import check_loaded, task_ids
+from verl_ext.adapters.trainer.sampling import Sampling
 from verl_ext.sampling.stream import TaskBalancedStream
 
 TASKS = ["math"] * 30 + ["code"] * 20 + ["summary"] * 14
@@ -103,27 +104,34 @@ class World:
             self.scores[f"{uid}_{session}_0"] = 1.0 if same else float(session)
 
 
-class Trainer(PPOTrainer):
-    """verl's own stages, with the lines that the mixin adds."""
+class Verl(PPOTrainer):
+    """verl's trainer with a data set that is there."""
 
-    def __init__(self, world, mode, *, sync_step=1, fetch=1, refilled=True, **buffer):
+    def _init_dataloader(self):
+        self.train_dataset = Data()
+
+
+class Trainer(Sampling, Verl):
+    """Our stage over verl's own."""
+
+    def __init__(self, world, mode, *, sync_step=1, fetch=1, **buffer):
         self.world, self.trainer_mode, self.parameter_sync_step = world, mode, sync_step
         self.agent_loop_manager = world
-        data = {"train_batch_size": BATCH, "gen_batch_size": fetch}
-        self.config = OmegaConf.create({"data": data, "skip": {"rollout_tq": {"enable": False}}})
+        self.ext_balance, self._ext_refilling = None, False
+        self.config = OmegaConf.create(
+            {
+                "data": {
+                    "train_batch_size": BATCH,
+                    "gen_batch_size": fetch,
+                    "dataloader_num_workers": 0,
+                    "seed": 5,
+                    "shuffle": True,
+                },
+                "skip": {"rollout_tq": {"enable": False}},
+                "algorithm": {"verl_ext": {"sampler": {"task_balanced": {"weights": WEIGHTS}}}},
+            }
+        )
         self.global_steps, self._restored_tq_prompt_count = 1, 0
-        self.train_dataset = Data()
-        self.balance = TaskBalance(
-            self.train_dataset,
-            weights=WEIGHTS,
-            task_key="data_source",
-            batch_size=BATCH,
-            seed=5,
-            shuffle=True,
-        )
-        self.train_dataloader = self.balance.dataloader(
-            batch_size=fetch, num_workers=0, collate_fn=collate_fn, refills=refilled
-        )
         self.train_dataloader_it = None
         buffer_class = ReplayBuffer if mode == "sync" else ReplayBufferAsync
         settings = {"max_off_policy_threshold": None, "max_off_policy_strategy": "drop"} | buffer
@@ -131,7 +139,7 @@ class Trainer(PPOTrainer):
             trainer_mode=mode,
             trainer_config=None,
             sampler_kwargs=None,
-            refill_fn=self.refill,
+            refill_fn=self._add_prompts_to_generate,
             train_batch_size=BATCH,
             gen_batch_size=fetch,
             **settings,
@@ -139,7 +147,11 @@ class Trainer(PPOTrainer):
         self.replay_buffer._wait_for_next_poll = world.poll
         self.drawn, self.trained, self.cleared = [], [], []
         self.record_clears()
-        self.balance.watch(self.replay_buffer)
+        self._init_dataloader()
+
+    @property
+    def balance(self):
+        return self.ext_balance
 
     def on_sample_end(self):
         """Nothing to pause."""
@@ -156,21 +168,13 @@ class Trainer(PPOTrainer):
 
         self.replay_buffer._clear_groups = clear
 
-    def _next_train_batch(self, num_prompts=None, refill=False):
+    def _next_train_batch(self, num_prompts=None):
         batch = super()._next_train_batch(num_prompts)
-        self.balance.drawn(list(batch["uid"]), list(batch["data_source"]), refill=refill)
         self.drawn += list(batch["uid"])
         return batch
 
     def refill(self, count):
-        rows = [self.train_dataset[row] for row in self.balance.refill_indices(count)]
-        regular, self.train_dataloader_it = (
-            self.train_dataloader_it,
-            iter([collate_fn([row]) for row in rows]),
-        )
-        batch = self._next_train_batch(count, refill=True)
-        self.train_dataloader_it = regular
-        return self._submit_batch_to_rollout(batch)
+        return self.replay_buffer.refill_fn(count)
 
     def sample(self):
         """One local update: the tasks and rows of its prompts."""
@@ -277,7 +281,7 @@ def test_every_asynchronous_batch_holds_what_it_owes(
 
 @pytest.mark.parametrize("fetch", [1, 2, 4, 8])
 def test_whole_fetches_lose_nothing_at_the_end_of_an_epoch(use, fetch):
-    trainer = Trainer(use(World(1)), "sync", fetch=fetch, refilled=False)
+    trainer = Trainer(use(World(1)), "sync", fetch=fetch)
     rows = [row for _, rows, _ in trainer.train(20) for row in rows]
     stream = TaskBalancedStream(TASKS, BATCH, weights=WEIGHTS, seed=5)
     batches = [sorted(stream.draw() for _ in range(BATCH)) for _ in range(20)]

@@ -18,6 +18,7 @@ def run(folder, engine, *overrides):
         "+scale=cpu",
         "algorithm.verl_ext.masks.aepo.calibration_steps=1",  # its state decides about step 3
         "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.rollout.top_p=1.0",  # the paper's 0.95 renormalises rollout log-probs
         "actor_rollout_ref.rollout.val_kwargs.n=2",
         "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
         f"trainer.default_local_dir={folder}/checkpoints",
