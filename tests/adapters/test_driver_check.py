@@ -92,6 +92,8 @@ LONG = ("+paper=qwenlong_l15", "+scale=cpu")
         ("algorithm.verl_ext.deterministic=1", "deterministic must be true or false"),
         ("trainer.v1.trainer_mode=verl_ext.colocate_async", r"deterministic=false"),
         ("data.seed=null", r"Add: data\.seed=1"),
+        ("actor_rollout_ref.rollout.enable_chunked_prefill=true", "enable_chunked_prefill=false"),
+        ("actor_rollout_ref.rollout.enable_prefix_caching=true", "enable_prefix_caching=false"),
         (
             "+reward.custom_reward_function.reward_kwargs.scales.toy_point=10",
             r"reward_kwargs\.scales: .*toy_points",

@@ -120,6 +120,12 @@ def _check_deterministic(config: DictConfig, settings: Mapping[str, Any]) -> Non
         )
     if config.data.seed is None:
         raise SettingsError(f"{key} needs a seed. Add: data.seed=1")
+    for name in ("enable_chunked_prefill", "enable_prefix_caching"):
+        if config.trainer.device == "cpu" and config.actor_rollout_ref.rollout[name]:
+            raise SettingsError(
+                f"{key}: vLLM-CPU gives a prompt other last bits in two pieces than in one, or "
+                f"stops. Add: actor_rollout_ref.rollout.{name}=false"
+            )
     manager = config.actor_rollout_ref.rollout.agent.get("agent_loop_manager_class")
     if manager:
         raise SettingsError(
