@@ -15,9 +15,10 @@ from verl_ext.run_log import REWARD, RunLog, Series
 # Okabe and Ito's colours, told apart by every kind of colour vision; their yellow is too pale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY = "#6B7280"
+ENTROPY = "actor/entropy"
 TRAINING = {  # metric -> title and unit of its panel
     REWARD: ("training reward", "mean over responses"),
-    "actor/entropy": ("entropy", "nats per token"),
+    ENTROPY: ("entropy", "nats per token"),
     "response_length/mean": ("response length", "tokens"),
 }
 STYLE: Any = {  # not dict: matplotlib types the key as a long list of literals
@@ -46,9 +47,12 @@ DPI = 150
 LINE_HEIGHT = 0.075  # of a label, in heights of a panel
 
 
-def grid(count: int, width: float = PANEL[0]) -> tuple[Figure, list[Axes]]:
+def grid(
+    count: int, width: float = PANEL[0], columns: int | None = None
+) -> tuple[Figure, list[Axes]]:
     """A figure and its ``count`` panels, in reading order; ``width`` in inches of each."""
-    columns = 1 if count == 1 else 2 if count <= 4 else 3 if count <= 9 else 4
+    if columns is None:
+        columns = 1 if count == 1 else 2 if count <= 4 else 3 if count <= 9 else 4
     rows = math.ceil(count / columns)
     size = (width * columns + 0.6, PANEL[1] * rows + 0.5)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
