@@ -238,4 +238,3 @@ def _footer(log: RunLog, seconds: float | None) -> str:
     if seconds is not None:
         parts.append(f"{duration(seconds)} in all")
     return ", ".join(parts)
-

@@ -16,6 +16,7 @@ HIGH = "verl_ext/aepo/high"
 SKIPPED = "verl_ext/skipped_update"
 TITLE, UNIT = "batch entropy", "nats per token"
 LINE = COLOURS[1]  # as in the panel of verl's own entropy
+BAND = "#EEF0F3"
 SHADE = "#FBE9C6"
 SHADE_TEXT = "#9A6700"  # the shade itself is too pale to read
 SKIP = "#B91C1C"
@@ -61,8 +62,13 @@ def threshold_marks(band: tuple[float, float] | None) -> list[tuple[float, str, 
         return []
     low, high = band
     if low == high:
-        return [(low, f"low = high  {low:.3g}", GREY)]
-    return [(low, f"low  {low:.3g}", GREY), (high, f"high  {high:.3g}", GREY)]
+        return [(low, f"AEPO low = high  {low:.3g}", GREY)]
+    return [(low, f"AEPO low  {low:.3g}", GREY), (high, f"AEPO high  {high:.3g}", GREY)]
+
+
+def shade_band(axes: Axes, band: tuple[float, float]) -> None:
+    """Shades what lies between two thresholds; a single one is seen as a line."""
+    axes.axhspan(*band, facecolor=BAND, edgecolor=GREY, linestyle="--", linewidth=0.8, zorder=1)
 
 
 def mark_skipped(axes: Axes, log: RunLog) -> list[tuple[float, str, Any]]:

@@ -15,7 +15,8 @@ from verl_ext.run_log import RunLog
 
 SHARE = "advantage_share"
 DARKER = 0.6  # of a colour's brightness is left each time the colours start again
-WIDTH = 3.9  # of a panel in inches
+WIDTH = 3.7  # of a panel in inches
+FEW_STEPS = 30  # up to here white lines part the tasks; on narrower columns they would be noise
 SIDE_BY_SIDE = 3  # so many runs are put in one row
 
 
@@ -52,6 +53,10 @@ def tasks_figure(logs: Sequence[RunLog], labels: Sequence[str]) -> Figure:
     for axes, log, label in zip(panels, logs, labels, strict=True):
         share_panel(axes, log, colours, last_step)
         axes.set_title(label)
+        spec = axes.get_subplotspec()
+        if spec and not spec.is_first_col():  # the scale of all panels stands left of the first
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
     headline(figure, "Share of the advantage, by task", "at the right: mean over the steps")
     return figure
 
@@ -61,7 +66,8 @@ def task_colours(tasks: Iterable[str]) -> dict[str, str]:
     colours = {}
     for index, task in enumerate(sorted(set(tasks))):
         again, place = divmod(index, len(COLOURS))
-        colours[task] = to_hex([part * DARKER**again for part in to_rgb(COLOURS[place])])
+        red, green, blue = (part * DARKER**again for part in to_rgb(COLOURS[place]))
+        colours[task] = to_hex((red, green, blue))
     return colours
 
 
@@ -100,9 +106,13 @@ def share_panel(axes: Axes, log: RunLog, colours: Mapping[str, str], last_step: 
 
 def _stacked(log: RunLog) -> tuple[list[int], dict[str, list[float]]]:
     """The steps, and of each task its share at each: 0 where the batch had none of it."""
-    found = {task: dict(zip(s.steps, s.values, strict=True)) for task, s in log.by_task(SHARE).items()}
+    found = {
+        task: dict(zip(s.steps, s.values, strict=True)) for task, s in log.by_task(SHARE).items()
+    }
     steps = sorted({step for by_step in found.values() for step in by_step})
-    return steps, {task: [by_step.get(step, 0.0) for step in steps] for task, by_step in found.items()}
+    return steps, {
+        task: [by_step.get(step, 0.0) for step in steps] for task, by_step in found.items()
+    }
 
 
 def _means(shares: Mapping[str, Sequence[float]]) -> dict[str, float]:
