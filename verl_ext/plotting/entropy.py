@@ -83,9 +83,9 @@ def mark_skipped(axes: Axes, log: RunLog) -> list[tuple[float, str, Any]]:
         color=SKIP,
         label=SKIPPED,
         linestyle="",
-        marker="X",
-        markeredgecolor="white",
-        markersize=7,
+        marker="x",
+        markeredgewidth=1.6,
+        markersize=5,
         transform=axes.get_xaxis_transform(),
         zorder=4,
     )

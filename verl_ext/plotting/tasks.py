@@ -16,6 +16,7 @@ from verl_ext.run_log import RunLog
 SHARE = "advantage_share"
 DARKER = 0.6  # of a colour's brightness is left each time the colours start again
 WIDTH = 3.7  # of a panel in inches
+ALONE = 5.4  # of the only one: the heading needs it
 FEW_STEPS = 30  # up to here white lines part the tasks; on narrower columns they would be noise
 SIDE_BY_SIDE = 3  # so many runs are put in one row
 
@@ -49,7 +50,8 @@ def tasks_figure(logs: Sequence[RunLog], labels: Sequence[str]) -> Figure:
     colours = task_colours(task for log in logs for task in log.by_task(SHARE))
     last_step = max(log.last_step for log in logs)
     in_a_row = len(logs) if len(logs) <= SIDE_BY_SIDE else None
-    figure, panels = grid(len(logs), width=WIDTH, columns=in_a_row)
+    width = WIDTH if len(logs) > 1 else ALONE
+    figure, panels = grid(len(logs), width=width, columns=in_a_row)
     for axes, log, label in zip(panels, logs, labels, strict=True):
         share_panel(axes, log, colours, last_step)
         axes.set_title(label)
@@ -57,7 +59,7 @@ def tasks_figure(logs: Sequence[RunLog], labels: Sequence[str]) -> Figure:
         if spec and not spec.is_first_col():  # the scale of all panels stands left of the first
             axes.set_ylabel("")
             axes.tick_params(labelleft=False)
-    headline(figure, "Share of the advantage, by task", "at the right: mean over the steps")
+    headline(figure, "Share of the advantage, by task", "mean at the right")
     return figure
 
 
@@ -88,9 +90,15 @@ def share_panel(axes: Axes, log: RunLog, colours: Mapping[str, str], last_step: 
     for task in reversed(list(shares)):
         high = [below + share for below, share in zip(low, shares[task], strict=True)]
         axes.stairs(
-            high, edges, baseline=low, fill=True, facecolor=colours[task], edgecolor="white",
-            linewidth=0.6, label=task,
-        )  # fmt: skip
+            high,
+            edges,
+            baseline=low,
+            fill=True,
+            facecolor=colours[task],
+            edgecolor="white",
+            linewidth=0.6 if len(steps) <= FEW_STEPS else 0,
+            label=task,
+        )
         text = f"{task}  {means[task]:.0%}"
         marks.append((mean_low + means[task] / 2, text, colours[task]))
         low, mean_low = high, mean_low + means[task]
