@@ -27,6 +27,7 @@ PURE = (
     "verl_ext/catalog.py",
     "verl_ext/suggest.py",
     "verl_ext/run_log.py",
+    "verl_ext/text_table.py",
 )
 PURE_IMPORTS = {"torch", "numpy", "jaxtyping", "verl_ext"} | set(sys.stdlib_module_names)
 BLOCKED = ("verl", "ray", "omegaconf", "hydra", "transfer_queue", "transformers", "vllm")

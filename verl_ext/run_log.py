@@ -14,12 +14,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from verl_ext.text_table import aligned, duration, number
+
 METRICS_FILE = "metrics.jsonl"  # under our overlays; by itself verl writes <project>/<run>.jsonl
 REWARD = "critic/rewards/mean"
 STEP_SECONDS = "timing_s/step"
 FEW = (1, 2, 4, 8)  # the k worth a row; the largest one measured comes on top
 _PASS_AT_K = re.compile(r"^verl_ext/val/(?P<source>.+)/pass@(?P<k>\d+)$")
 _MEAN_AT_N = re.compile(r"^val-core/(?P<source>.+)/(?P<what>acc|reward)/(?P<mean>mean@\d+)$")
+_OF_TASK = re.compile(r"^verl_ext/task/(?P<task>.+)/(?P<what>advantage_share|reward|rows)$")
 _FIRST_BYTES = re.compile(rb'^\{"step":-?\d+,"data":\{')  # as orjson writes a record
 
 
@@ -84,6 +87,17 @@ class RunLog:
             for m, series in matched
             if m and m["source"] == source
         }
+
+    def by_task(self, what: str) -> dict[str, Series]:
+        """Task -> series, by name; empty where the trainer was not told what the tasks are.
+
+        Args:
+            what: ``reward`` (mean), ``rows`` (sessions), or ``advantage_share`` (of the batch's sum
+                of |advantage|, in [0, 1]). A step without rows of a task logs none of it.
+        """
+        matched = ((_OF_TASK.match(name), series) for name, series in self.series.items())
+        found = {m["task"]: series for m, series in matched if m and m["what"] == what}
+        return dict(sorted(found.items()))
 
 
 def few(ks: Iterable[int]) -> list[int]:
@@ -193,9 +207,9 @@ def summary(log: RunLog, seconds: float | None = None) -> str:
         for label, series in log.validation(source).items()
     }
     rewards = {("reward", "mean"): log.series[REWARD]} if REWARD in log.series else {}
+    rewards |= {("reward", f"of {task}"): it for task, it in log.by_task("reward").items()}
     rows = [*_rows("validation", curves), *_rows("training", rewards)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_aligned(row, widths) for row in rows]
+    lines = aligned(rows, names=2)
     if not curves:
         lines.append("no validation was logged (trainer.val_before_train, trainer.test_freq)")
     return "\n".join([*lines, _footer(log, seconds)])
@@ -211,20 +225,10 @@ def _rows(title: str, curves: Mapping[tuple[str, str], Series]) -> list[tuple[st
     for (source, label), series in curves.items():
         before, after = series.at(first), series.at(last)
         change = None if before is None or after is None or first == last else after - before
-        cells = (_number(before), _number(after), _number(change, "+.3f"))
+        cells = (number(before), number(after), number(change, "+.3f"))
         rows.append(("" if source == shown else source, label, *cells))
         shown = source
     return rows
-
-
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
-    pairs = list(zip(row, widths, strict=True))
-    names = [cell.ljust(width) for cell, width in pairs[:2]]
-    return "  ".join([*names, *(cell.rjust(width) for cell, width in pairs[2:])])
 
 
 def _footer(log: RunLog, seconds: float | None) -> str:
@@ -232,13 +236,5 @@ def _footer(log: RunLog, seconds: float | None) -> str:
     if STEP_SECONDS in log.series:
         parts.append(f"{median(log.series[STEP_SECONDS].values):.1f} s a step (median)")
     if seconds is not None:
-        parts.append(f"{_duration(seconds)} in all")
+        parts.append(f"{duration(seconds)} in all")
     return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -22,7 +22,8 @@ def run_dir(tmp_path):
         {"step": 0, "data": {"verl_ext/val/toy/pass@1": 0.25, "verl_ext/val/toy/pass@2": 0.5}},
         {"step": 1, "data": {"critic/rewards/mean": 0.25, "actor/entropy": 1.0}},
         {"step": 2, "data": {"critic/rewards/mean": 0.5, "actor/entropy": 0.5,
-                             "verl_ext/val/toy/pass@1": 0.5, "verl_ext/val/toy/pass@2": 0.75}},
+                             "verl_ext/val/toy/pass@1": 0.5, "verl_ext/val/toy/pass@2": 0.75,
+                             "verl_ext/task/toy/advantage_share": 1.0}},
     ]  # fmt: skip
     folder = tmp_path / "my_run"
     folder.mkdir()
@@ -100,7 +101,11 @@ def test_plot_writes_where_it_is_told(run_dir, tmp_path):
     assert not (run_dir / "run.png").exists()
 
 
-PICTURES = {"--compare": "draw_comparison", "--curves": "draw_curves"}
+PICTURES = {
+    "--compare": "draw_comparison",
+    "--curves": "draw_curves",
+    "--tasks": "draw_tasks",
+}
 
 
 @pytest.mark.parametrize("option", PICTURES)
@@ -131,7 +136,8 @@ def test_several_runs_are_named_by_their_directories(option, run_dir, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("option", "name"), [("--compare", "comparison.png"), ("--curves", "curves.png")]
+    ("option", "name"),
+    [("--compare", "comparison.png"), ("--curves", "curves.png"), ("--tasks", "tasks.png")],
 )
 def test_several_runs_are_drawn_where_one_stands(
     option, name, run_dir, tmp_path, monkeypatch, capsys
@@ -142,6 +148,13 @@ def test_several_runs_are_drawn_where_one_stands(
     assert f"picture: {name}" in capsys.readouterr().out
 
 
+def test_the_tasks_of_one_run_are_drawn_too(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("plot", str(run_dir), "--tasks") == 0
+    assert [path.name for path in tmp_path.glob("*.png")] == ["tasks.png"]
+    assert "picture: tasks.png" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -150,11 +163,15 @@ def test_several_runs_are_drawn_where_one_stands(
         (["{run}", "--labels", "a"], "add --compare"),
         (["{run}", "{run}", "--compare", "--labels", "a"], "one for each run"),
         (["{run}", "--compare", "--title", "a"], "use --labels with --compare"),
-        (["{run}", "{run}"], "or --curves"),
-        (["{run}", "--labels", "a"], "or --curves"),
+        (["{run}", "{run}"], "--curves or --tasks, or name one"),
+        (["{run}", "--labels", "a"], "--curves or --tasks, or use --title"),
         (["{run}", "{run}", "--curves", "--labels", "a"], "one for each run"),
         (["{run}", "{run}", "--curves", "--title", "a"], "use --labels with --curves"),
         (["{run}", "{run}", "--curves", "--compare"], "name one of them"),
+        (["{run}", "{run}", "--tasks", "--labels", "a"], "one for each run"),
+        (["{run}", "--tasks", "--title", "a"], "use --labels with --tasks"),
+        (["{run}", "--tasks", "--curves"], "--curves and --tasks are 2 pictures"),
+        (["{run}/no_tasks", "--tasks"], "+algorithm.verl_ext.task_key=data_source"),
         (["{run}", "--curves"], "leave --curves out"),
         (["{run}", "--out", "{run}/nowhere/a.png"], "no such directory"),
         (["{run}/empty"], "trainer.logger=[file]"),
@@ -164,6 +181,8 @@ def test_several_runs_are_drawn_where_one_stands(
 def test_errors_are_one_line_and_no_traceback(run_dir, arguments, said, capsys):
     (run_dir / "empty").mkdir()
     (run_dir / "broken").mkdir()
+    (run_dir / "no_tasks").mkdir()
+    (run_dir / "no_tasks" / "metrics.jsonl").write_text('{"step":1,"data":{"actor/entropy":1}}\n')
     (run_dir / "broken" / "metrics.jsonl").write_text("{]\n")
     assert run("plot", *(text.format(run=run_dir) for text in arguments)) == 2
     error = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -305,6 +306,20 @@ def test_labels_keep_a_line_apart_and_move_no_further_than_needed():
     # Three at one height: the middle one stays, its neighbours move by a line.
     assert spread([0.5, 0.5, 0.5]) == pytest.approx([0.5 - LINE_HEIGHT, 0.5, 0.5 + LINE_HEIGHT])
     assert spread([]) == []
+
+
+def test_labels_stay_beside_their_panel_while_there_is_room():
+    assert spread([1.0, 1.0]) == pytest.approx([1 - LINE_HEIGHT, 1.0])
+    assert spread([0.0, 0.0]) == pytest.approx([0.0, LINE_HEIGHT])
+    many = spread([1.0] * 40)  # more than fit: apart is what counts then
+    gaps = [high - low for low, high in pairwise(many)]
+    assert gaps == pytest.approx([LINE_HEIGHT] * 39)
+
+
+def test_long_numbers_are_cut_so_that_the_title_stays_free():
+    log = log_of({"response_length/mean": Series((1, 2), (884.65, 1488.0))})
+    axes = panels(plotting.run_figure(log, "a run"))["response length"]
+    assert axes.get_title(loc="right") == "885 → 1488"
 
 
 def test_drawing_changes_no_global_style(tmp_path):

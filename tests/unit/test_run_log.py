@@ -176,6 +176,44 @@ def test_the_summary_compares_the_first_validation_with_the_last(tmp_path):
     assert text.splitlines()[-1] == "3 steps, 3.0 s a step (median), 1 h 2 min in all"
 
 
+def test_metrics_of_a_task_are_found_by_its_name_slashes_and_all(tmp_path):
+    data = {
+        "verl_ext/task/openai/gsm8k/reward": 0.5,
+        "verl_ext/task/openai/gsm8k/rows": 4.0,
+        "verl_ext/task/a/reward/reward": 0.25,  # a task called a/reward
+        "verl_ext/task/a/reward/advantage_share": 1.0,
+        "verl_ext/sampler/a/share": 0.75,
+    }
+    log = run_log.read(write(tmp_path / "m.jsonl", record(1, **data)))
+    assert list(log.by_task("reward")) == ["a/reward", "openai/gsm8k"]
+    assert log.by_task("rows") == {"openai/gsm8k": run_log.Series((1,), (4.0,))}
+    assert log.by_task("advantage_share") == {"a/reward": run_log.Series((1,), (1.0,))}
+    assert run_log.read(write(tmp_path / "n.jsonl", record(1, a=1.0))).by_task("reward") == {}
+
+
+def test_the_summary_has_one_row_for_the_reward_of_each_task(tmp_path):
+    # "mean" is also a task's name: it must not take the place of the mean over all.
+    batches = {1: {"b": 0.25, "mean": 2.0}, 2: {"b": 0.75, "a": 4.0}}
+    means = {1: 0.125, 2: 0.5}
+    records = [
+        record(
+            step,
+            **{"critic/rewards/mean": means[step]},
+            **{f"verl_ext/task/{task}/reward": value for task, value in tasks.items()},
+        )
+        for step, tasks in batches.items()
+    ]
+    path = write(tmp_path / "m.jsonl", *records)
+    lines = [line.split() for line in run_log.summary(run_log.read(path)).splitlines()]
+    assert lines[:5] == [
+        ["training", "step", "1", "step", "2", "change"],
+        ["reward", "mean", "0.125", "0.500", "+0.375"],
+        ["of", "a", "-", "4.000", "-"],  # none of it in the first batch
+        ["of", "b", "0.250", "0.750", "+0.500"],
+        ["of", "mean", "2.000", "-", "-"],
+    ]
+
+
 def test_a_single_validation_has_no_change(tmp_path):
     text = run_log.summary(run_log.read(write(tmp_path / "m.jsonl", validated(5, "toy", [0.5]))))
     assert cells(text, "pass@1") == ["toy", "pass@1", "0.500", "0.500", "-"]

@@ -2,16 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from verl_ext.plotting.entropy import (
+    BATCH_ENTROPY,
+    TITLE,
+    UNIT,
+    shade_band,
+    threshold_marks,
+    thresholds,
+)
 from verl_ext.plotting.panels import (
     COLOURS,
     DPI,
+    ENTROPY,
     STYLE,
     TRAINING,
     check_labels,
@@ -20,6 +29,7 @@ from verl_ext.plotting.panels import (
     grid,
     headline,
     share_axis,
+    short,
     step_axis,
 )
 from verl_ext.run_log import REWARD, RunLog, Series
@@ -42,6 +52,7 @@ class _Panel:
     unit: str
     lines: tuple[tuple[str, Series] | None, ...]  # name and course; None: the run did not log it
     share: bool = False
+    band: tuple[float, float] | None = None  # AEPO's low and high threshold, in nats
 
 
 @matplotlib.rc_context(STYLE)
@@ -61,12 +72,16 @@ def draw_curves(logs: Sequence[RunLog], labels: Sequence[str], path: str | Path)
 
 @matplotlib.rc_context(STYLE)
 def curves_figure(logs: Sequence[RunLog], labels: Sequence[str]) -> Figure:
-    """The figure that :func:`draw_curves` writes: a panel for each metric and data source."""
+    """The figure that :func:`draw_curves` writes: a panel for each metric, data source, task."""
     check_labels(logs, labels)
     sources = sorted({source for log in logs for source in log.data_sources})
+    tasks = sorted({task for log in logs for task in log.by_task("reward")})
     training = {metric: _training(logs, labels, metric) for metric in TRAINING}
+    training[ENTROPY] = _entropy(logs, labels, training[ENTROPY])
     validation = {f"validation of {name}": _validation(logs, labels, name) for name in sources}
-    candidates = {REWARD: training[REWARD], **validation, **training}  # in reading order
+    rewards = {f"reward of {task}": _task_reward(logs, labels, task) for task in tasks}
+    # In reading order.
+    candidates = {REWARD: training[REWARD], **validation, **training, **rewards}
     panels = {name: panel for name, panel in candidates.items() if any(panel.lines)}
     if not panels:
         raise ValueError(f"nothing to draw: no run logged {', '.join(TRAINING)} or a validation")
@@ -82,12 +97,36 @@ def curves_figure(logs: Sequence[RunLog], labels: Sequence[str]) -> Figure:
 
 def _training(logs: Sequence[RunLog], labels: Sequence[str], metric: str) -> _Panel:
     title, unit = TRAINING[metric]
-    found = [log.series.get(metric) for log in logs]
-    lines = [
+    return _Panel(title, unit, _lines(labels, [log.series.get(metric) for log in logs]))
+
+
+def _task_reward(logs: Sequence[RunLog], labels: Sequence[str], task: str) -> _Panel:
+    found = [log.by_task("reward").get(task) for log in logs]
+    return _Panel(f"training reward: {task}", TRAINING[REWARD][1], _lines(labels, found))
+
+
+def _entropy(logs: Sequence[RunLog], labels: Sequence[str], fallback: _Panel) -> _Panel:
+    """Of the batch where all runs logged it: thresholds are meant for it; else verl's own."""
+    of_batch = _lines(labels, [log.series.get(BATCH_ENTROPY) for log in logs])
+    panel = _Panel(TITLE, UNIT, of_batch) if all(of_batch) else fallback
+    bands = {band for band in map(thresholds, logs) if band}
+    if len(bands) > 1:
+        print(f"{len(bands)} different pairs of thresholds: none drawn with the entropy")
+    if len(bands) != 1:
+        return panel
+    if not all(of_batch):
+        print(f"not every run logged {BATCH_ENTROPY}: its thresholds are drawn with {ENTROPY}")
+        panel = replace(panel, unit=f"{panel.unit} (AEPO: {TITLE})")
+    return replace(panel, band=bands.pop())
+
+
+def _lines(
+    labels: Sequence[str], found: Sequence[Series | None]
+) -> tuple[tuple[str, Series] | None, ...]:
+    return tuple(
         (label, series) if drawable(series) else None
         for label, series in zip(labels, found, strict=True)
-    ]
-    return _Panel(title, unit, tuple(lines))
+    )
 
 
 def _validation(logs: Sequence[RunLog], labels: Sequence[str], source: str) -> _Panel:
@@ -117,7 +156,7 @@ def _say_what_is_missing(
 
 
 def _draw(axes: Axes, panel: _Panel) -> None:
-    marks = []
+    marks = threshold_marks(panel.band)
     last = max(_end(line[1])[0] for line in panel.lines if line)
     for index, line in enumerate(panel.lines):
         if line is None:
@@ -139,7 +178,9 @@ def _draw(axes: Axes, panel: _Panel) -> None:
         )
         step, value = _end(series)
         earlier = f" at step {step}" if step < last else ""  # the label stands at the right margin
-        marks.append((value, f"{name}  {value:.2f}{earlier}", colour))
+        marks.append((value, f"{name}  {short(value)}{earlier}", colour))
+    if panel.band:
+        shade_band(axes, panel.band)
     if panel.share:
         share_axis(axes, [line[1] for line in panel.lines if line])
     else:

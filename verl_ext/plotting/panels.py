@@ -15,9 +15,10 @@ from verl_ext.run_log import REWARD, RunLog, Series
 # Okabe and Ito's colours, told apart by every kind of colour vision; their yellow is too pale.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY = "#6B7280"
+ENTROPY = "actor/entropy"
 TRAINING = {  # metric -> title and unit of its panel
     REWARD: ("training reward", "mean over responses"),
-    "actor/entropy": ("entropy", "nats per token"),
+    ENTROPY: ("entropy", "nats per token"),
     "response_length/mean": ("response length", "tokens"),
 }
 STYLE: Any = {  # not dict: matplotlib types the key as a long list of literals
@@ -46,9 +47,12 @@ DPI = 150
 LINE_HEIGHT = 0.075  # of a label, in heights of a panel
 
 
-def grid(count: int, width: float = PANEL[0]) -> tuple[Figure, list[Axes]]:
+def grid(
+    count: int, width: float = PANEL[0], columns: int | None = None
+) -> tuple[Figure, list[Axes]]:
     """A figure and its ``count`` panels, in reading order; ``width`` in inches of each."""
-    columns = 1 if count == 1 else 2 if count <= 4 else 3 if count <= 9 else 4
+    if columns is None:
+        columns = 1 if count == 1 else 2 if count <= 4 else 3
     rows = math.ceil(count / columns)
     size = (width * columns + 0.6, PANEL[1] * rows + 0.5)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
@@ -102,7 +106,10 @@ def end_labels(axes: Axes, marks: list[tuple[float, str, Any]]) -> None:
 
 
 def spread(values: Sequence[float]) -> list[float]:
-    """The heights nearest to ascending ``values`` that keep LINE_HEIGHT between neighbours."""
+    """The heights nearest to ascending ``values`` that keep LINE_HEIGHT between neighbours.
+
+    All between 0 and 1, the bottom and the top of a panel, if there is room for so many.
+    """
     # In v_i - i·LINE_HEIGHT "far enough apart" is "not descending": pool neighbours that descend.
     pools: list[list[float]] = []
     for index, value in enumerate(values):
@@ -110,13 +117,21 @@ def spread(values: Sequence[float]) -> list[float]:
         while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
             pools[-2:] = [pools[-2] + pools[-1]]
     levels = [fmean(pool) for pool in pools for _ in pool]
+    room = 1 - (len(values) - 1) * LINE_HEIGHT
+    if room >= 0:
+        levels = [min(max(level, 0.0), room) for level in levels]
     return [level + index * LINE_HEIGHT for index, level in enumerate(levels)]
 
 
 def before_after(series: Series) -> str:
     """The first and the last finite value, in words."""
     finite = [value for value in series.values if math.isfinite(value)]
-    return f"{finite[0]:.2f} → {finite[-1]:.2f}" if finite else "not a number"
+    return f"{short(finite[0])} → {short(finite[-1])}" if finite else "not a number"
+
+
+def short(value: float) -> str:
+    """The value to two decimals; a hundred and more without any, to leave room for its name."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def last_finite(values: Sequence[float]) -> float:
