@@ -207,6 +207,23 @@ def test_megatron_builds_its_groups_and_keeps_them_inside_a_node(
         assert groups.get_expert_data_parallel_world_size() == 8
 
 
+@pytest.mark.parametrize(
+    ("scale", "model", "stage", "groups"),
+    [
+        ("gpu8", "Qwen3-4B", "qwenlong_l15_stage2", 1),
+        ("gpu64", "Qwen3-30B-A3B", "qwenlong_l15_stage2", 4),
+        ("gpu64", "Qwen3-30B-A3B", "qwenlong_l15_stage3", 2),
+    ],
+)
+def test_megatron_builds_the_groups_of_a_long_stage(
+    typed, megatron_groups, scale, model, stage, groups
+):
+    config, actor = typed(scale, "Megatron", model, f"task={stage}", paper="qwenlong_l15")
+    built = megatron_groups(actor.engine, world(config))
+    assert built.get_context_parallel_world_size() == actor.engine.context_parallel_size > 1
+    assert built.get_data_parallel_world_size() == groups
+
+
 @pytest.mark.parametrize("scale", GPU_SCALES)
 def test_megatrons_other_models_get_the_actors_groups(typed, scale_models, scale):
     config, actor = typed(scale, "Megatron", scale_models[scale][0])
@@ -555,6 +572,25 @@ def whole_sequences(config, model):
     weights = 2 * parameters(model)[0]
     cache = GPU * GB * rollout.gpu_memory_utilization - weights / tensor - 3 * GB
     return int(cache / (token / tensor) // longest_sequence(config))
+
+
+def training_minutes(model, active, n_gpus, length):
+    """Minutes of a step of 1,024 full sequences at 400 TFLOP/s a GPU, without the generation."""
+    width = model["num_attention_heads"] * model["head_dim"]
+    attention = 2 * length**2 * width * model["num_hidden_layers"]  # half of it is masked
+    weights = 2 * active * length
+    # Forward passes: log-probs, loss, recompute. Backward: 2.5 x attention, 2 x the rest.
+    flops = (3 + 2.5) * attention + (3 + 2) * weights
+    return round(1024 * flops / (n_gpus * 400e12) / 60)
+
+
+def test_the_hours_that_the_docs_promise_follow_from_the_lengths(models):
+    page = (Path(__file__).parents[2] / "docs" / "scales.md").read_text(encoding="utf-8")
+    tokens = [length for length, _ in STAGES.values()]
+    small = [training_minutes(models["Qwen3-4B"], 4.02e9, 8, length) for length in tokens]
+    experts = [training_minutes(models["Qwen3-30B-A3B"], 3.3e9, 64, length) for length in tokens]
+    assert "takes {}, {}\n  and {} minutes on `gpu8`".format(*small) in page
+    assert "and {}, {} and {} on `gpu64`".format(*experts) in page
 
 
 @pytest.mark.parametrize(("scale", "engine", "model", "stage", "length", "gpus"), STAGE_CASES)
