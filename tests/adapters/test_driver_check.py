@@ -167,6 +167,50 @@ def test_missing_data_is_answered_with_what_makes_it(string_composition, tmp_pat
         driver_check.check(string_composition)
 
 
+@pytest.mark.parametrize("key", ["train_files", "val_files"])
+def test_a_task_without_data_asks_for_it(string_composition, key):
+    string_composition.data[key] = None
+    with pytest.raises(SettingsError, match=rf"Add: data\.{key}=YOUR\.parquet"):
+        driver_check.check(string_composition)
+
+
+def test_a_data_set_of_ones_own_class_needs_no_files(string_composition):
+    string_composition.data.train_files = None
+    string_composition.data.custom_cls.path = "pkg://my.dataset"
+    driver_check.check(string_composition)
+
+
+def test_a_sequence_longer_than_a_forward_pass_is_refused_before_the_run(string_composition):
+    # 1,024 + 8,192 tokens are just what the CPU scale takes; verl would stop in the middle of a step.
+    driver_check.check(string_composition)
+    string_composition.data.max_response_length = 8193
+    with pytest.raises(SettingsError, match=r"9217 tokens do not fit .*ppo_max_token_len.*=9217"):
+        driver_check.check(string_composition)
+
+
+@pytest.mark.parametrize("role", ["rollout", "ref"])
+def test_log_probs_of_a_long_sequence_are_looked_at_too(string_composition, role):
+    string_composition.actor_rollout_ref[role].log_prob_max_token_len_per_gpu = 4096
+    with pytest.raises(SettingsError, match=rf"{role}\.log_prob_max_token_len_per_gpu=4096"):
+        driver_check.check(string_composition)
+
+
+def test_lengths_of_a_run_without_our_keys_are_its_own_affair(verl_config):
+    config = verl_config(
+        "+scale=cpu", "algorithm.adv_estimator=rloo", "data.max_response_length=20000"
+    )
+    with pytest.raises(SettingsError, match="do not fit"):
+        driver_check.check(config)
+    with open_dict(config):
+        del config.algorithm.verl_ext
+    driver_check.check(config)
+
+
+def test_a_stage_of_the_long_context_recipe_is_refused_on_a_cpu(verl_config):
+    with pytest.raises(SettingsError, match="174080 tokens do not fit"):
+        driver_check.check(verl_config(*LONG, "task=qwenlong_l15_stage3"))
+
+
 def test_verls_placeholder_model_is_noticed(string_composition):
     string_composition.actor_rollout_ref.model.path = driver_check.VERLS_PLACEHOLDER
     with pytest.raises(SettingsError, match=r"Add: actor_rollout_ref\.model\.path="):

@@ -24,7 +24,12 @@ MODELS = {
     | {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36}
     | {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     | {"vocab_size": 151936, "max_position_embeddings": 40960, "tie_word_embeddings": False},
-    # Qwen/Qwen3-30B-A3B-Instruct-2507
+    # Qwen/Qwen3-4B-Thinking-2507
+    "Qwen3-4B": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+    | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36}
+    | {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    | {"vocab_size": 151936, "max_position_embeddings": 262144, "tie_word_embeddings": True},
+    # Qwen/Qwen3-30B-A3B-Instruct-2507 and -Thinking-2507
     "Qwen3-30B-A3B": {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe"}
     | {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 48}
     | {"num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128}

@@ -14,6 +14,8 @@ import verl  # loads the plugin  # noqa: F401
 from omegaconf import OmegaConf
 
 from verl_ext import overlays
+from verl_ext.adapters import lengths
+from verl_ext.adapters.errors import SettingsError
 
 GPU_SCALES = [name for name in overlays.names("scale") if name.startswith("gpu")]
 ENGINES = {"FSDP": [], "Megatron": ["model_engine=megatron"]}
@@ -39,11 +41,29 @@ LONGER = {
         "actor_rollout_ref.model.use_fused_kernels=true",
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=32768",
     ],
-    ("gpu8", "FSDP"): ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
+    ("gpu8", "FSDP"): [],
     ("gpu8", "Megatron"): [],
-    ("gpu64", "FSDP"): ["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
+    ("gpu64", "FSDP"): [],
     ("gpu64", "Megatron"): [],
 }
+# The stages of QwenLong-L1.5: a task, its tokens a sequence, and what trains it here: GPUs that share
+# a sequence (Ulysses, context parallel). Megatron on eight GPUs ends at 81,920 tokens.
+STAGES = {
+    "qwenlong_l15_stage1": (20 * 1024 + 12 * 1024, [2, 1, 2, 1]),
+    "qwenlong_l15_stage2": (60 * 1024 + 20 * 1024, [4, 2, 4, 4]),
+    "qwenlong_l15_stage3": (120 * 1024 + 50 * 1024, [8, None, 8, 8]),
+}
+STAGE_SCALES = [
+    (scale, engine, model)
+    for scale, model in [("gpu8", "Qwen3-4B"), ("gpu64", "Qwen3-30B-A3B")]
+    for engine in ENGINES
+]
+STAGE_CASES = [
+    (*case, stage, length, gpus)
+    for stage, (length, numbers) in STAGES.items()
+    for case, gpus in zip(STAGE_SCALES, numbers, strict=True)
+]
+RUNNABLE_STAGES = [case for case in STAGE_CASES if case[-1]]
 # Megatron refuses these without Transformer Engine, which has no CPU build.
 NEEDS_TRANSFORMER_ENGINE = {"moe_permute_fusion"}
 
@@ -55,12 +75,12 @@ def typed(model_folder):
     from verl.utils.config import omega_conf_to_dataclass
 
     @functools.cache  # many tests look at the same few configurations
-    def build(scale, engine, model, *overrides):
+    def build(scale, engine, model, *overrides, paper="w_reinforce"):
         path = f"actor_rollout_ref.model.path={model_folder[model]}"
         with initialize_config_module("verl.trainer.config", version_base=None):
             config = compose(
                 "ppo_trainer",
-                [*ENGINES[engine], "+paper=w_reinforce", f"+scale={scale}", path, *overrides],
+                [*ENGINES[engine], f"+paper={paper}", f"+scale={scale}", path, *overrides],
             )
         OmegaConf.resolve(config)
         OmegaConf.set_readonly(config, True)
@@ -187,6 +207,23 @@ def test_megatron_builds_its_groups_and_keeps_them_inside_a_node(
         assert groups.get_expert_data_parallel_world_size() == 8
 
 
+@pytest.mark.parametrize(
+    ("scale", "model", "stage", "groups"),
+    [
+        ("gpu8", "Qwen3-4B", "qwenlong_l15_stage2", 1),
+        ("gpu64", "Qwen3-30B-A3B", "qwenlong_l15_stage2", 4),
+        ("gpu64", "Qwen3-30B-A3B", "qwenlong_l15_stage3", 2),
+    ],
+)
+def test_megatron_builds_the_groups_of_a_long_stage(
+    typed, megatron_groups, scale, model, stage, groups
+):
+    config, actor = typed(scale, "Megatron", model, f"task={stage}", paper="qwenlong_l15")
+    built = megatron_groups(actor.engine, world(config))
+    assert built.get_context_parallel_world_size() == actor.engine.context_parallel_size > 1
+    assert built.get_data_parallel_world_size() == groups
+
+
 @pytest.mark.parametrize("scale", GPU_SCALES)
 def test_megatrons_other_models_get_the_actors_groups(typed, scale_models, scale):
     config, actor = typed(scale, "Megatron", scale_models[scale][0])
@@ -308,8 +345,10 @@ def check_lengths(config, actor):
         assert budget * sequence_parallel(actor.engine) >= longest_sequence(config)
 
 
-# The toy task brings its own model and 80 tokens a sequence.
-@pytest.mark.parametrize("task", [name for name in overlays.names("task") if name != "toy"])
+# The toy task brings its own model and 80 tokens a sequence; the stages are tested below.
+@pytest.mark.parametrize(
+    "task", [name for name in overlays.names("task") if name != "toy" and name not in STAGES]
+)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("scale", GPU_SCALES)
 def test_a_sequence_of_every_task_fits_a_forward_pass(typed, scale_models, scale, engine, task):
@@ -362,12 +401,15 @@ def activations(model, tokens):
     return tokens * (saved + inside)
 
 
-def fsdp_memory(engine, model, n_gpus, tokens):
-    """Bytes a GPU: (state, logits, the rest, what stays during rollout)."""
+def fsdp_memory(engine, model, n_gpus, tokens, *, scaled=False):
+    """Bytes a GPU: (state, logits, the rest, what stays during rollout).
+
+    scaled: a rollout temperature other than 1 divides the logits into a second copy.
+    """
     everything, _, ends, layer = parameters(model)
     shard = n_gpus if engine.fsdp_size == -1 else engine.fsdp_size
     state = 16 * everything / shard
-    logits = 8 * model["vocab_size"] * tokens
+    logits = (10 if scaled else 8) * model["vocab_size"] * tokens
     # FSDP2 keeps embedding and head gathered, bf16 weights and fp32 gradients; two layers travel.
     gathered = (2 + 4) * ends + 2 * (2 + 4) * layer if shard > 1 else 2 * everything
     resting = (0 if engine.param_offload else 4) + (0 if engine.optimizer_offload else 8)
@@ -398,19 +440,22 @@ def megatron_memory(engine, model, n_gpus, tokens):
 
 def memory(config, actor, model):
     """GB a GPU, rounded up: state, logits, rest, trainer's share while vLLM runs."""
-    estimate = megatron_memory if actor.strategy == "megatron" else fsdp_memory
+    scaled = config.actor_rollout_ref.rollout.temperature != 1
+    fsdp = functools.partial(fsdp_memory, scaled=scaled)
+    estimate = megatron_memory if actor.strategy == "megatron" else fsdp
     figures = estimate(actor.engine, model, world(config), actor.ppo_max_token_len_per_gpu)
     return [-int(-figure // GB) for figure in figures]
 
 
 def test_parameter_counts_are_the_published_ones(models):
-    # The model cards: 0.49B, 1.54B, 7.61B (7.62 with biases), 8.2B, 30.5B of which 3.3B active.
+    # The model cards: 0.49B, 1.54B, 7.61B (7.62 with biases), 8.2B, 4.0B, 30.5B (3.3B active).
     counts = {name: round(parameters(model)[0] / 1e9, 2) for name, model in models.items()}
     assert counts == {
         "Qwen2.5-0.5B": 0.49,
         "Qwen2.5-1.5B": 1.54,
         "Qwen2.5-7B": 7.62,
         "Qwen3-8B": 8.19,
+        "Qwen3-4B": 4.02,
         "Qwen3-30B-A3B": 30.53,
     }
 
@@ -446,6 +491,7 @@ def test_the_longest_responses_fit_80_gb(typed, models, scale_models, scale, eng
         ("gpu64", "Megatron", "megatron.tensor_model_parallel_size=1"),
         ("gpu64", "FSDP", "fsdp_config.fsdp_size=8"),
         ("gpu1", "Megatron", "ppo_max_token_len_per_gpu=32768"),
+        ("gpu8", "Megatron", "ppo_max_token_len_per_gpu=87040"),
     ],
 )
 def test_the_estimate_sees_what_the_comments_say_does_not_fit(
@@ -466,3 +512,174 @@ def test_verls_master_weights_must_be_fp32_for_the_rotary_frequencies(models):
     exact = module.model.rotary_emb.inv_freq.clone()
     rounded = module.to(torch.bfloat16).model.rotary_emb.inv_freq.float()
     assert (10_000 * (rounded - exact)).abs().max() > 1.0
+
+
+# --- the stages of QwenLong-L1.5 -----------------------------------------------------------------
+
+
+@pytest.fixture
+def staged(typed):
+    """Composed configuration and typed actor of a stage, with the paper's overlay."""
+
+    def build(scale, engine, model, stage, *overrides):
+        return typed(scale, engine, model, f"task={stage}", *overrides, paper="qwenlong_l15")
+
+    return build
+
+
+@pytest.mark.parametrize(("scale", "engine", "model", "stage", "length", "gpus"), RUNNABLE_STAGES)
+def test_a_full_sequence_of_a_stage_fits_the_gpus_that_share_it(
+    staged, models, scale, engine, model, stage, length, gpus
+):
+    config, actor = staged(scale, engine, model, stage)
+    assert longest_sequence(config) == length <= models[model]["max_position_embeddings"]
+    assert sequence_parallel(actor.engine) == gpus
+    check_lengths(config, actor)
+    lengths.check(config, config.algorithm.verl_ext)
+    check = check_megatron_topology if engine == "Megatron" else check_fsdp_topology
+    check(actor.engine, models[model], world(config))
+    cut = gpus * (actor.engine.tensor_model_parallel_size if engine == "Megatron" else 1)
+    responses = actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n
+    assert responses % (world(config) // cut) == 0  # verl asserts it in train_mini_batch
+    if engine == "FSDP":
+        assert gpus <= config.trainer.n_gpus_per_node, "all-to-all of every layer inside a node"
+
+
+@pytest.mark.parametrize(("scale", "engine", "model", "stage", "length", "gpus"), RUNNABLE_STAGES)
+def test_a_stage_fits_80_gb_and_its_row_is_in_the_docs(
+    staged, models, scale, engine, model, stage, length, gpus
+):
+    config, actor = staged(scale, engine, model, stage)
+    state, logits, rest, resting = memory(config, actor, models[model])
+    vllm = round(GPU * config.actor_rollout_ref.rollout.gpu_memory_utilization)
+    assert state + logits + rest <= GPU - RESERVE
+    assert resting + vllm <= GPU - RESERVE
+    row = (
+        f"| {stage[-1]} | {length:,} | `{scale}` | {engine} | {gpus} | {-(-length // gpus):,} of "
+        f"{actor.ppo_max_token_len_per_gpu:,} | {state} + {logits} + {rest} = "
+        f"{state + logits + rest} | {whole_sequences(config, models[model])} |"
+    )
+    page = Path(__file__).parents[2] / "docs" / "scales.md"
+    assert row in page.read_text(encoding="utf-8"), f"docs/scales.md needs the row\n{row}"
+
+
+def whole_sequences(config, model):
+    """Sequences of full length in the KV cache of one vLLM replica."""
+    rollout = config.actor_rollout_ref.rollout
+    tensor = rollout.tensor_model_parallel_size
+    # Keys and values in bf16, a token; 3 GB: CUDA graphs and the activations of a pass.
+    token = 2 * 2 * model["num_key_value_heads"] * model["head_dim"] * model["num_hidden_layers"]
+    weights = 2 * parameters(model)[0]
+    cache = GPU * GB * rollout.gpu_memory_utilization - weights / tensor - 3 * GB
+    return int(cache / (token / tensor) // longest_sequence(config))
+
+
+def training_minutes(model, active, n_gpus, length):
+    """Minutes of a step of 1,024 full sequences at 400 TFLOP/s a GPU, without the generation."""
+    width = model["num_attention_heads"] * model["head_dim"]
+    attention = 2 * length**2 * width * model["num_hidden_layers"]  # half of it is masked
+    weights = 2 * active * length
+    # Forward passes: log-probs, loss, recompute. Backward: 2.5 x attention, 2 x the rest.
+    flops = (3 + 2.5) * attention + (3 + 2) * weights
+    return round(1024 * flops / (n_gpus * 400e12) / 60)
+
+
+def test_the_hours_that_the_docs_promise_follow_from_the_lengths(models):
+    page = (Path(__file__).parents[2] / "docs" / "scales.md").read_text(encoding="utf-8")
+    tokens = [length for length, _ in STAGES.values()]
+    small = [training_minutes(models["Qwen3-4B"], 4.02e9, 8, length) for length in tokens]
+    experts = [training_minutes(models["Qwen3-30B-A3B"], 3.3e9, 64, length) for length in tokens]
+    assert "takes {}, {}\n  and {} minutes on `gpu8`".format(*small) in page
+    assert "and {}, {} and {} on `gpu64`".format(*experts) in page
+
+
+@pytest.mark.parametrize(("scale", "engine", "model", "stage", "length", "gpus"), STAGE_CASES)
+def test_a_stage_sets_what_its_lengths_ask_of_vllm(
+    staged, models, scale, engine, model, stage, length, gpus
+):
+    rollout = staged(scale, engine, model, stage)[0].actor_rollout_ref.rollout
+    assert rollout.max_model_len == length <= models[model]["max_position_embeddings"]
+    assert rollout.prompt_length + rollout.response_length == length
+    # vLLM: a pass holds a token of each running sequence; only chunked prompts may be longer.
+    assert rollout.max_num_seqs <= rollout.max_num_batched_tokens < length
+    assert rollout.enable_chunked_prefill
+    fits = whole_sequences(staged(scale, engine, model, stage)[0], models[model])
+    assert 1 <= fits
+    assert rollout.max_num_seqs <= 3 * fits
+    recipe = Path(__file__).parents[2] / "recipes" / "task" / f"{stage}.yaml"
+    model_name = {"gpu8": "Qwen3-4B", "gpu64": "30B-A3B"}[scale]
+    assert f"{fits} ({model_name} on {scale})" in recipe.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("scale", GPU_SCALES)
+def test_what_a_stage_sets_beats_the_scale(staged, scale_models, scale, stage):
+    config, _ = staged(scale, "FSDP", scale_models[scale][0], stage)
+    assert config.actor_rollout_ref.rollout.max_num_seqs == {"1": 32, "2": 16, "3": 8}[stage[-1]]
+    assert config.actor_rollout_ref.rollout.val_kwargs.n == 1
+    assert config.trainer.experiment_name == stage
+    assert config.data.max_response_length > 1024
+    assert config.data.train_batch_size == 128  # the paper's
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_asks_for_the_users_data(staged, scale_models, stage):
+    # null, which the driver check refuses; ??? would leave verl's own default in place.
+    data = staged("gpu8", "FSDP", scale_models["gpu8"][0], stage)[0].data
+    assert data.train_files is data.val_files is None
+
+
+@pytest.mark.parametrize(
+    ("scale", "engine", "stage", "way_out"),
+    [
+        ("gpu8", "Megatron", "qwenlong_l15_stage3", "ppo_max_token_len_per_gpu=87040"),
+        ("gpu1", "FSDP", "qwenlong_l15_stage1", "ulysses_sequence_parallel_size"),
+        ("gpu1", "Megatron", "qwenlong_l15_stage1", "context_parallel_size"),
+        ("cpu", "FSDP", "qwenlong_l15_stage1", "ulysses_sequence_parallel_size"),
+    ],
+)
+def test_a_stage_that_does_not_fit_a_scale_is_refused_in_words(
+    staged, scale_models, scale, engine, stage, way_out
+):
+    config, _ = staged(scale, engine, scale_models[scale][0], stage)
+    with pytest.raises(SettingsError, match=f"do not fit .*{way_out}"):
+        lengths.check(config, config.algorithm.verl_ext)
+
+
+def test_stage_three_fits_megatron_on_eight_gpus_without_logits(staged, models):
+    # docs/scales.md: the two overrides that the refusal leads to.
+    tokens = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=87040"
+    fused = "actor_rollout_ref.model.use_fused_kernels=true"
+    config, actor = staged("gpu8", "Megatron", "Qwen3-4B", "qwenlong_l15_stage3", tokens, fused)
+    lengths.check(config, config.algorithm.verl_ext)
+    assert sequence_parallel(actor.engine) == 2
+    state, logits, rest, _ = memory(config, actor, models["Qwen3-4B"])
+    assert state + rest <= GPU - RESERVE < state + logits + rest
+
+
+@pytest.mark.parametrize(
+    ("tokens", "gpus"), [(1024, 1), (21760, 1), (21761, 2), (43521, 4), (174080, 8), (174081, 8)]
+)
+def test_a_sequence_gets_the_fewest_gpus_that_hold_it_and_divide_the_node(tokens, gpus):
+    assert lengths.gpus_per_sequence(tokens, 21760, 8) == gpus
+
+
+def test_gpus_that_share_a_sequence_divide_an_odd_node_too():
+    # Three GPUs hold 2.5 times the tokens of one; five would not divide six.
+    assert lengths.gpus_per_sequence(25, 10, 6) == 3
+    assert lengths.gpus_per_sequence(35, 10, 6) == 6
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_a_number_that_is_not_positive_is_refused(numbers):
+    with pytest.raises(ValueError, match="needs positive numbers"):
+        lengths.gpus_per_sequence(*numbers)
+
+
+@pytest.mark.parametrize("override", ["16384", "8192"])
+def test_fewer_tokens_a_gpu_bring_more_gpus_a_sequence(typed, override):
+    tokens = f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={override}"
+    long = f"data.max_response_length={LONG}"
+    config, actor = typed("gpu8", "FSDP", "Qwen3-8B", long, tokens)
+    assert sequence_parallel(actor.engine) == 32768 // int(override)
+    check_lengths(config, actor)

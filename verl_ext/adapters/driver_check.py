@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from verl_ext import overlays
-from verl_ext.adapters import machine, megatron, plugin_check, run_view, toy
+from verl_ext.adapters import lengths, machine, megatron, plugin_check, run_view, toy
 from verl_ext.adapters.advantage import declared_fields
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
@@ -54,6 +54,7 @@ def check(config: DictConfig) -> None:
     _check_trainer_mode(config, settings)
     plugin_check.check(config, settings)
     _check_toy(config)
+    lengths.check(config, settings)
     _check_packages(config)
     machine.check(config)
     _check_inputs(config)
@@ -126,6 +127,11 @@ def _check_inputs(config: DictConfig) -> None:
         return  # built after this check
     for key in ("train_files", "val_files"):
         files = config.data[key]
+        if files is None and not config.data.custom_cls.path:  # a class of one's own may need none
+            raise SettingsError(
+                f"data.{key} is empty: this task brings no data. Add: data.{key}=YOUR.parquet, in "
+                "verl's columns (data_source, prompt, reward_model)"
+            )
         for file in [files] if isinstance(files, str) else files or []:
             if "://" not in file and not Path(file).expanduser().exists():
                 command = maker(file)
