@@ -35,10 +35,10 @@ def lines() -> list[str]:
             used = [("used by", ", ".join(f"+paper={overlay}" for overlay in plugin.overlays))]
             text += _entry(name, plugin.summary, [*_facts(plugin), *used])
     text += ["", "Where and on what (a +scale brings its task: replace it with task=, no plus)"]
-    text += [
-        f"{'':{INDENT}}+{group}= {', '.join(sorted(overlays.names(group), key=_by_size))}"
-        for group in ("scale", "task")
-    ]
+    for group in ("scale", "task"):
+        head = f"{'':{INDENT}}+{group}= "
+        line = head + ", ".join(sorted(overlays.names(group), key=_by_size))
+        text += textwrap.wrap(line, WIDTH, subsequent_indent=" " * len(head))
     return text
 
 
