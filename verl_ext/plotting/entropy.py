@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from verl_ext.plotting.panels import COLOURS, GREY, before_after, end_labels, last_finite
+from verl_ext.plotting.panels import COLOURS, GREY, before_after, drawable, end_labels, last_finite
 from verl_ext.run_log import RunLog, Series
 
 BATCH_ENTROPY = "verl_ext/aepo/batch_entropy"
@@ -52,7 +52,7 @@ def entropy_panel(axes: Axes, log: RunLog) -> None:
 def thresholds(log: RunLog) -> tuple[float, float] | None:
     """The low and the high threshold in nats that the run ended with; None where not known."""
     found = [log.series.get(name) for name in (LOW, HIGH)]
-    values = [last_finite(series.values) for series in found if series]
+    values = [last_finite(series.values) for series in found if drawable(series)]
     return (values[0], values[1]) if len(values) == 2 else None
 
 
