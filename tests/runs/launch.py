@@ -39,13 +39,13 @@ def saved_weights(checkpoints, step):
     return load_file(saved)
 
 
-def largest_move(folder, step):
+def largest_move(folder, step, variant="w_reinforce"):
     """How far the checkpoint of a step is from the toy model it started from: its largest entry."""
     from safetensors.torch import load_file
 
     from verl_ext.toy import world
 
     after = saved_weights(folder / "checkpoints", step)
-    before = load_file(world.ensure("w_reinforce").model / "model.safetensors")
+    before = load_file(world.ensure(variant).model / "model.safetensors")
     assert set(after) == set(before)
     return max((after[name] - before[name]).abs().max().item() for name in after)

@@ -55,15 +55,3 @@ def test_psr_trains_on_two_tensor_parallel_ranks(tmp_path):
     for step in metrics.values():
         assert step["critic/advantages/min"] == pytest.approx(1.0)  # wrong rows are masked
         assert 0 < step["verl_ext/zero_advantage/kept_share"] < 1
-
-
-@pytest.mark.run
-def test_nsr_trains_on_megatron(tmp_path):
-    _, metrics = train(
-        tmp_path, "model_engine=megatron", "+paper=nsr", "+scale=cpu", *SHORT,
-        "trainer.total_training_steps=2",
-    )  # fmt: skip
-    check(metrics, steps=2)
-    for step in metrics.values():
-        assert step["critic/advantages/max"] == pytest.approx(-1.0)  # right rows are masked
-        assert 0 < step["verl_ext/zero_advantage/kept_share"] < 1

@@ -1,7 +1,7 @@
 """One seed, one result: whole runs that are equal to the bit, whatever arrives when."""
 
 import pytest
-from runs.launch import saved_weights, train
+from runs.launch import largest_move, saved_weights, train
 
 from verl_ext.toy import world
 
@@ -48,6 +48,8 @@ def test_a_run_repeats_and_resumes_to_the_bit(tmp_path, engine):
     assert set(expected) == {1, 2, 3}
     assert all(step["training/rollout_probs_diff_max"] < 1e-4 for step in expected.values())
     assert all(f"verl_ext/val/{source}/pass@1" in expected[3] for source in data_sources())
+
+    assert largest_move(whole, STEPS, "three_tasks") > 1e-3  # or equality would say nothing
 
     # Other workers drive the rollouts, so the requests arrive in another order.
     workers = "actor_rollout_ref.rollout.agent.num_workers=3"
