@@ -30,7 +30,8 @@ class TaskMetrics(Stage):
         )
         rows = sessions(batch.keys, batch.tags)
         last = rows.last
-        tasks = [str(list(data[column])[row]) for row in last.tolist()]
+        of_row = list(data[column])
+        tasks = [str(of_row[row]) for row in last.tolist()]
         advantages, mask = (
             rows.merged(data[name].to_padded_tensor(0)) for name in ("advantages", "response_mask")
         )
