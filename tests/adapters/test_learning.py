@@ -12,7 +12,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import trainer_base
 
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.trainer import learning
+from verl_ext.adapters.trainer import batch_fields, learning
 from verl_ext.advantage_fns.task_norm import task_norm
 
 
@@ -123,7 +123,7 @@ def train(monkeypatch, rows, order=None, estimator="verl_ext.task_norm", rest=No
         }
     )
     queue = Queue({key: dict(fields) for key, fields in rows.items()})
-    monkeypatch.setattr(learning, "tq", queue)
+    monkeypatch.setattr(batch_fields, "tq", queue)
     monkeypatch.setattr(trainer_base, "tq", queue)
     keys = order or list(rows)
     batch = KVBatchMeta(

@@ -8,7 +8,7 @@ import verl  # loads the plugin  # noqa: F401
 from omegaconf import OmegaConf
 from tensordict import NonTensorStack, TensorDict
 
-from verl_ext.adapters.trainer import task_metrics
+from verl_ext.adapters.trainer import batch_fields, task_metrics
 
 
 class Base:
@@ -38,7 +38,7 @@ def batch(monkeypatch):
     def kv_batch_get(keys, partition_id, select_fields):
         return TensorDict({name: fields[name] for name in select_fields}, batch_size=4)
 
-    monkeypatch.setattr(task_metrics, "tq", SimpleNamespace(kv_batch_get=kv_batch_get))
+    monkeypatch.setattr(batch_fields, "tq", SimpleNamespace(kv_batch_get=kv_batch_get))
     tags = [{}, {}, {}, {"is_padding": True}]
     keys = ["a_0_0", "a_0_1", "b_0_0", "pad_0_0"]
     return SimpleNamespace(keys=keys, tags=tags, partition_id="train")

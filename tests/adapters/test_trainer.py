@@ -14,7 +14,7 @@ from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
 from verl_ext.adapters import masks, trainer
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.names import STOCK_MODES
-from verl_ext.adapters.trainer import checkpoint, learning
+from verl_ext.adapters.trainer import batch_fields, checkpoint, learning
 
 
 def nested(rows, dtype=torch.float32):
@@ -89,7 +89,7 @@ def make(monkeypatch, rows, chosen=("zero_advantage",), mini_batch=2):
         advantages=nested(rows),
         response_mask=nested([[1] * len(row) for row in rows], torch.int64),
     )
-    monkeypatch.setattr(learning, "tq", queue)
+    monkeypatch.setattr(batch_fields, "tq", queue)
     batch = KVBatchMeta(keys=keys, tags=[{"seq_len": len(row)} for row in rows], partition_id="p")
     return Trainer(config), queue, batch
 

@@ -20,13 +20,15 @@ class Masked:
     Attributes:
         advantages: (sessions, time), 0 where withheld.
         counted: bool (sessions, time), the tokens over which the loss is averaged.
-        teaches: whether any token still has an advantage, or no mask withheld anything.
+        withheld: whether a mask withheld anything.
+        teaches: whether any token still has an advantage, or nothing was withheld.
         metrics: for each mask the share of the tokens it saw that it kept, and its own.
         news: what a person should read, a line each.
     """
 
     advantages: Tensor
     counted: Tensor
+    withheld: bool
     teaches: bool
     metrics: dict[str, float]
     news: list[str]
@@ -81,8 +83,9 @@ class MaskChain:
             if getattr(mask, "news", ""):
                 news.append(f"{name}: {mask.news}")
         left_over = torch.where(learning, advantages, 0)
-        teaches = bool(left_over.any()) or torch.equal(learning, sampled)
-        return Masked(left_over, counted, teaches, metrics, news)
+        withheld = not torch.equal(learning, sampled)
+        teaches = bool(left_over.any()) or not withheld
+        return Masked(left_over, counted, withheld, teaches, metrics, news)
 
     def state_dict(self) -> dict[str, Any]:
         """State of each mask that has one."""

@@ -1,12 +1,10 @@
 """From advantage to update: fields for our estimators, masks, and the rows that are trained on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import transfer_queue as tq
 from omegaconf import DictConfig
-from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
 from verl.workers.utils.padding import response_to_nested
@@ -32,6 +30,7 @@ class Learning(Stage):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         with advantage.batch_context(self._ext_context(batch)):
             batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        self.ext_batch.forget("advantages", "response_mask")
         return self._ext_mask(batch, metrics) if self.ext_masks else batch
 
     def _ext_context(self, batch: KVBatchMeta) -> advantage.BatchContext | None:
@@ -40,11 +39,11 @@ class Learning(Stage):
         if estimator not in ADVANTAGES:
             return None
         theirs = {name: self.ext_fields[name] for name in advantage.declared_fields(estimator)}
-        data = self._ext_get(batch, ["response_mask", *theirs.values()])
+        data = self.ext_batch.get(batch, ["response_mask", *theirs.values(), *self.ext_masks.needs])
         return advantage.BatchContext(
             sessions(batch.keys, batch.tags),
             data["response_mask"].to_padded_tensor(0).bool(),
-            {ours: list(data[name]) for ours, name in theirs.items()},
+            {ours: data[name] for ours, name in theirs.items()},
         )
 
     def _ext_mask(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
@@ -53,17 +52,20 @@ class Learning(Stage):
         A batch with nothing left keeps its masks: verl's metrics divide by them, and the update is
         skipped anyway.
         """
-        data = self._ext_get(batch, ["advantages", "response_mask", *self.ext_masks.needs])
+        needed = ["advantages", "response_mask", *self.ext_masks.needs]
+        data = self.ext_batch.get(batch, needed)
         lengths = data["response_mask"]
         rows = sessions(batch.keys, batch.tags)
-        merged = {name: rows.merged(data[name].to_padded_tensor(0)) for name in data.keys()}  # noqa: SIM118 -- a TensorDict iterates over rows
+        merged = {name: rows.merged(value.to_padded_tensor(0)) for name, value in data.items()}
         masked = self.ext_masks(merged.pop("advantages"), merged.pop("response_mask"), merged)
         metrics.update(masked.metrics)
         for line in masked.news:
             print(f"[verl_ext] step {self.global_steps}: {line}")
         counted = rows.split(masked.counted)
         self._ext_counted, self._ext_teaches = counted, masked.teaches
-        if not masked.teaches:
+        # verl's own rejections reduce response_mask alone, and verl divides by loss_mask.
+        rejected = (self.config.algorithm.get("rollout_correction") or {}).get("rollout_rs")
+        if not masked.teaches or not (masked.withheld or rejected):
             return batch
         fields = {
             "advantages": rows.split(masked.advantages),
@@ -71,16 +73,7 @@ class Learning(Stage):
             "loss_mask": counted.to(torch.int64),
         }
         nested = {name: response_to_nested(value, lengths) for name, value in fields.items()}
-        return tq.kv_batch_put(
-            keys=batch.keys,
-            partition_id=batch.partition_id,
-            fields=TensorDict(nested, batch_size=len(batch)),
-        )
-
-    def _ext_get(self, batch: KVBatchMeta, fields: Sequence[str]) -> TensorDict:
-        return tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=list(fields)
-        )
+        return self.ext_batch.put(batch, nested)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         counted = self._ext_counted

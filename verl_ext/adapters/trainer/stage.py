@@ -1,11 +1,13 @@
 """What the stages of our trainers share."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from omegaconf import DictConfig
 
 from verl_ext.adapters.names import TASK_KEY
+from verl_ext.adapters.trainer.batch_fields import BatchFields
 
 
 class Stage:
@@ -25,6 +27,11 @@ class Stage:
     replay_buffer: Any
     _add_prompts_to_generate: Any
     kl_ctrl_in_reward: Any
+
+    @cached_property
+    def ext_batch(self) -> BatchFields:
+        """The fields of the batch in hand."""
+        return BatchFields()
 
     def ext_state(self) -> dict[str, Any]:
         """What a resumed run needs; each stage adds its part under a name of its own."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 
 from verl_ext.adapters.sessions import sessions
@@ -21,17 +20,15 @@ class TaskMetrics(Stage):
         super()._compute_metrics(batch, metrics, *rest, **more)  # type: ignore[misc]
         if settings(self.config).get("task_key"):
             metrics.update(self._ext_task_metrics(batch))
+        self.ext_batch.clear()
 
     def _ext_task_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
         column = task_key(self.config)
-        fields = ["advantages", "response_mask", "rm_scores", column]
-        data = tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=fields
-        )
+        needed = ["advantages", "response_mask", "rm_scores", column]
+        data = self.ext_batch.get(batch, needed)
         rows = sessions(batch.keys, batch.tags)
         last = rows.last
-        of_row = list(data[column])
-        tasks = [str(of_row[row]) for row in last.tolist()]
+        tasks = [str(data[column][row]) for row in last.tolist()]
         advantages, mask = (
             rows.merged(data[name].to_padded_tensor(0)) for name in ("advantages", "response_mask")
         )
