@@ -5,15 +5,22 @@
 One run of the toy world on the CPU. Its steps come in pairs, one by verl's ``PPOTrainerSync``, one
 by ``verl_ext.sync``, both with ``grpo``; which of the two comes first alternates. With ``--parts``
 ours has ``task_norm``, the AEPO mask and the metrics of each task. All steps have the same prompts
-and the learning rate is 0, so neither they nor the responses' lengths drift. Prints the median of
-ours / stock over the pairs with its 95 % interval (order statistics, so no assumption on the
-distribution). A step's time is from its beginning to the beginning of the next: logging and
-clean-up are part of it.
+and the learning rate is 0, so neither they nor the responses' lengths drift. A step's time is from
+its beginning to the beginning of the next: logging and clean-up are part of it.
 
-Acceptance: the median is at most 1.02.
+Two answers, each the median over the pairs with its 95 % interval (order statistics, so no
+assumption on the distribution):
+
+* ours / stock, of the whole steps. Two steps of a CPU run differ by more than what is looked for,
+  so the interval is wide.
+* the time spent in functions of ours during a step of ours, less what verl's functions take that
+  they override and call, as a share of the stock step beside it.
+
+Acceptance: the second median is at most 0.02.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -40,13 +47,16 @@ def register(_: ModuleType) -> None:
 
     from verl_ext.adapters.trainer import VerlExtTrainerSync
 
+    clock = Clock()
+    clock.watch(VerlExtTrainerSync)
+
     class Alternating:
         """Becomes the stock trainer or ours at the beginning of each step."""
 
         def on_step_begin(self) -> None:
             ours = is_ours(self.global_steps)
             with open(os.environ[TIMES], "a") as file:
-                file.write(json.dumps([ours, time.perf_counter()]) + "\n")
+                file.write(json.dumps([ours, time.perf_counter(), clock.read()]) + "\n")
             self.__class__ = Ours if ours else Stock
             with open_dict(self.config):
                 self.config.algorithm.adv_estimator = self.bench_estimator if ours else "grpo"
@@ -62,6 +72,47 @@ def register(_: ModuleType) -> None:
 
     class Stock(Alternating, PPOTrainerSync):
         """verl's own."""
+
+
+class Clock:
+    """Seconds in our functions, without what they call in verl."""
+
+    def __init__(self) -> None:
+        self._running: list[bool] = []  # whose function each frame is: ours or not
+        self._since = time.perf_counter()
+        self._seconds = 0.0
+
+    def watch(self, trainer: type) -> None:
+        """Times every method of ours that the trainer has, and verl's of the same names."""
+        ours = [cls for cls in trainer.__mro__ if cls.__module__.startswith("verl_ext.")]
+        names = {name for cls in ours for name, value in vars(cls).items() if callable(value)}
+        for cls in trainer.__mro__[:-1]:
+            for name in names & set(vars(cls)) - {"__init__", "__class__"}:
+                setattr(cls, name, self._timed(vars(cls)[name], cls in ours))
+
+    def read(self) -> float:
+        """Seconds so far."""
+        self._turn()
+        return self._seconds
+
+    def _turn(self) -> None:
+        now = time.perf_counter()
+        if self._running and self._running[-1]:
+            self._seconds += now - self._since
+        self._since = now
+
+    def _timed(self, function, of_ours: bool):
+        @functools.wraps(function)
+        def timed(*args, **kwargs):
+            self._turn()
+            self._running.append(of_ours)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._turn()
+                self._running.pop()
+
+        return timed
 
 
 def is_ours(step: int) -> bool:
@@ -81,8 +132,8 @@ def interval(values: list[float]) -> tuple[float, float]:
     return ordered[rank], ordered[-1 - rank]
 
 
-def run(pairs: int, engine: str, parts: bool, folder: Path) -> list[tuple[bool, float]]:
-    """Runs verl; returns whose each step was, and its time in seconds."""
+def run(pairs: int, engine: str, parts: bool, folder: Path) -> list[tuple[bool, float, float]]:
+    """Runs verl; returns of each step whose it was, its seconds, and those in functions of ours."""
     times = folder / "times.jsonl"
     environment = {
         **os.environ,
@@ -102,7 +153,10 @@ def run(pairs: int, engine: str, parts: bool, folder: Path) -> list[tuple[bool, 
     ]
     subprocess.run(command, cwd=folder, env=environment, check=True)
     marks = [json.loads(line) for line in times.read_text().splitlines()]
-    steps = [(ours, end - start) for (ours, start), (_, end) in pairwise(marks)]
+    steps = [
+        (ours, end - start, later - before)
+        for (ours, start, before), (_, end, later) in pairwise(marks)
+    ]
     return steps[WARM_UP:]
 
 
@@ -115,15 +169,18 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         steps = run(arguments.pairs, arguments.engine, arguments.parts, Path(folder))
-    ratios = []
+    ratios, shares = [], []
     for first, second in zip(steps[::2], steps[1::2], strict=True):
         ours, stock = (first, second) if first[0] else (second, first)
         ratios.append(ours[1] / stock[1])
-    low, high = interval(ratios)
+        shares.append(ours[2] / stock[1])
     for name, kind in (("stock", False), ("ours", True)):
-        median = statistics.median(seconds for ours, seconds in steps if ours is kind)
+        median = statistics.median(seconds for ours, seconds, _ in steps if ours is kind)
         print(f"{name:>5}: {median:.3f} s a step (median of {len(ratios)})")
-    print(f"ours / stock: {statistics.median(ratios):.4f}, 95 % interval {low:.4f} to {high:.4f}")
+    for name, values in (("ours / stock", ratios), ("in our functions / stock", shares)):
+        low, high = interval(values)
+        median = statistics.median(values)
+        print(f"{name}: {median:.4f}, 95 % interval {low:.4f} to {high:.4f}")
 
 
 if __name__ == "__main__":
