@@ -80,7 +80,8 @@ def _check_masks(config: DictConfig, masks: Mapping[str, Any]) -> None:
                 f"loss_agg_mode={loss_agg_mode} divides by a fixed number, so that has no effect. "
                 "Add: actor_rollout_ref.actor.loss_agg_mode=token-mean"
             )
-    if "entropy" in chain.needs and config.algorithm.rollout_correction.bypass_mode:
+    correction = config.algorithm.get("rollout_correction") or {}
+    if "entropy" in chain.needs and correction.get("bypass_mode"):
         raise SettingsError(
             f"algorithm.verl_ext.masks ({', '.join(masks)}) needs the policy's entropy, which verl "
             "computes with the old log-probs. Add: algorithm.rollout_correction.bypass_mode=false"
