@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from verl_ext.adapters import masks
+from verl_ext.adapters.errors import SettingsError
 from verl_ext.catalog import MASKS, Plugin
 
 
@@ -105,6 +106,13 @@ def test_masks_hand_over_metrics_news_and_state():
 def test_a_mask_that_the_checkpoint_does_not_know_starts_anew_and_is_named():
     made = masks.MaskChain({"zero_advantage": {}, "aepo": {}})
     assert made.load_state_dict({}) == ["aepo"]
+
+
+def test_a_state_saved_under_other_settings_is_refused_with_the_key():
+    calibrated = masks.MaskChain({"aepo": {}}).state_dict()
+    pinned = masks.MaskChain({"aepo": {"low": 0.1, "high": 0.2}})
+    with pytest.raises(SettingsError, match=r"masks\.aepo: .*other settings.*need no pinning"):
+        pinned.load_state_dict(calibrated)
 
 
 def test_every_row_that_counts_is_trained_on_and_the_cheapest_others_fill_up():

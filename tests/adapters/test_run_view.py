@@ -34,6 +34,14 @@ def test_steps_are_not_repeated_when_console_is_not_named(monkeypatch):
     assert written == ["step:4 - a:1"]
 
 
+def test_what_we_have_to_say_reaches_the_terminal(monkeypatch):
+    written = []
+    monkeypatch.setattr(run_view.tqdm, "write", lambda line, file=None: written.append(line))
+    ours = "[verl_ext] step 3: nothing left to learn from, no update"
+    run_view.WorkerLogs(io.StringIO(), show_steps=False).receive(lines_of("other", ours))
+    assert written == [ours]
+
+
 def test_the_process_that_failed_gets_its_last_words(capsys, tmp_path):
     logs = run_view.WorkerLogs(io.StringIO(), show_steps=False)
     logs.receive(lines_of("all fine", actor="Storage", pid=1))

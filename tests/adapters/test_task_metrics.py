@@ -8,10 +8,14 @@ import verl  # loads the plugin  # noqa: F401
 from omegaconf import OmegaConf
 from tensordict import NonTensorStack, TensorDict
 
+from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.trainer import batch_fields, task_metrics
 
 
 class Base:
+    def _init_dataloader(self):
+        self.train_dataset = SimpleNamespace(dataframe=SimpleNamespace(column_names=["task", "x"]))
+
     def _compute_metrics(self, batch, metrics, **more):
         metrics["verl"] = more["epoch"]
 
@@ -62,3 +66,9 @@ def test_without_a_task_key_there_are_none(batch):
     metrics = {}
     Trainer()._compute_metrics(batch, metrics, epoch=0)
     assert metrics == {"verl": 0}
+
+
+def test_a_misspelt_column_is_found_before_anything_is_generated():
+    Trainer(task_key="task")._init_dataloader()
+    with pytest.raises(SettingsError, match=r"task_key: no column 'tsk' .*did you mean 'task'"):
+        Trainer(task_key="tsk")._init_dataloader()

@@ -276,7 +276,10 @@ def test_a_run_that_begins_loads_nothing(tmp_path):
 def test_what_a_checkpoint_does_not_know_starts_anew_and_is_said(tmp_path, capsys):
     (tmp_path / "global_step_3").mkdir()
     checkpointed(tmp_path, 3, AEPO)._load_checkpoint()
-    assert "has no verl_ext.pt; starts anew: mask aepo" in capsys.readouterr().out
+    assert (
+        "has no verl_ext.pt; starts anew: mask aepo, the trainer's random"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_checkpoint_without_the_position_in_the_data_is_refused(tmp_path):

@@ -69,7 +69,6 @@ def test_a_step_of_mistakes_alone_is_skipped_and_the_next_one_trains(tmp_path):
         "algorithm.verl_ext.masks.aepo.low=0.0",
         "algorithm.verl_ext.masks.aepo.high=0.001",
         f"reward.custom_reward_function.path={reward}",
-        "algorithm.verl_ext.verbose=true",
     )
     assert [metrics[step]["critic/rewards/mean"] for step in (1, 2)] == [0.0, 1.0]
     assert [metrics[step]["verl_ext/skipped_update"] for step in (1, 2)] == [1.0, 0.0]

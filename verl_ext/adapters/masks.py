@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verl_ext.adapters.errors import SettingsError
 from verl_ext.catalog import MASKS
 from verl_ext.masks.denominator import loss_inputs
 
@@ -100,11 +101,22 @@ class MaskChain:
 
         Returns:
             Names of the masks that start anew: the checkpoint was saved without them.
+
+        Raises:
+            SettingsError: a mask's state is not one that its settings can take up.
         """
         anew = []
         for name, mask in self.masks.items():
             if name in state:
-                mask.load_state_dict(state[name])
+                try:
+                    mask.load_state_dict(state[name])
+                except ValueError as error:
+                    raise SettingsError(
+                        f"algorithm.verl_ext.masks.{name}: the checkpoint was saved with other "
+                        f"settings of it: {error}. Resume with those (thresholds found by "
+                        "calibration are in the checkpoint and need no pinning), or start anew: "
+                        "trainer.resume_mode=disable"
+                    ) from error
             elif hasattr(mask, "state_dict"):
                 anew.append(name)
         return anew

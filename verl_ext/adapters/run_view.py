@@ -28,6 +28,7 @@ from verl_ext import run_log
 LOG_FILE = "verl.log"
 PICTURE = "run.png"
 STEP_LINE = re.compile(r"^step:\d+ - ")
+OURS = "[verl_ext] "  # how lines of ours begin: few, and for a person
 LAST_WORDS = 30  # lines shown of a process that failed
 # Set when the driver has checked the configuration and built what the run needs: the bar begins.
 READY = threading.Event()
@@ -125,7 +126,7 @@ class WorkerLogs:
             self._last[process].append(line)
             if TROUBLE.search(line):
                 self._troubled[process] = None
-            if self._show_steps and STEP_LINE.match(line):
+            if line.startswith(OURS) or (self._show_steps and STEP_LINE.match(line)):
                 tqdm.write(line, file=sys.__stdout__)
 
     def show_trouble(self, log_file: Path) -> None:

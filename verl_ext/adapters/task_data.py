@@ -40,6 +40,25 @@ def check_loaded(dataloader_state: Mapping[str, Any]) -> None:
         )
 
 
+def require_column(frame: Any, task_key: str) -> None:
+    """Refuses a name of the tasks' column that the data does not have.
+
+    Args:
+        frame: a data set's ``dataframe``, of Hugging Face (``column_names``) or pandas.
+        task_key: the name.
+
+    Raises:
+        SettingsError: names the nearest column.
+    """
+    columns = list(frame.column_names if hasattr(frame, "column_names") else frame.columns)
+    if task_key not in columns:
+        hint = f"did you mean {nearest(task_key, columns)!r}? " if columns else ""
+        raise SettingsError(
+            f"algorithm.verl_ext.task_key: no column {task_key!r} in the data; {hint}"
+            f"The columns are {', '.join(columns)}"
+        )
+
+
 def task_ids(dataset: Any, task_key: str) -> list[Hashable]:
     """The task of each row of verl's data set.
 
@@ -56,14 +75,7 @@ def task_ids(dataset: Any, task_key: str) -> list[Hashable]:
             f"{KEY}: {type(dataset).__name__} has no attribute dataframe. A data.custom_cls needs "
             "one whose columns are those of its rows, in the order of its indices"
         )
-    # Hugging Face calls them column_names, pandas columns.
-    columns = list(frame.column_names if hasattr(frame, "column_names") else frame.columns)
-    if task_key not in columns:
-        hint = f"did you mean {nearest(task_key, columns)!r}? " if columns else ""
-        raise SettingsError(
-            f"algorithm.verl_ext.task_key: no column {task_key!r} in the data; {hint}"
-            f"The columns are {', '.join(columns)}"
-        )
+    require_column(frame, task_key)
     column = frame[task_key]
     tasks = column.tolist() if hasattr(column, "tolist") else list(column)
     for row, task in enumerate(tasks):

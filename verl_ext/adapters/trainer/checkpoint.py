@@ -29,8 +29,8 @@ class Checkpointed(Stage):
         state = state_file.load(folder)
         if state and not (folder / "data.pt").exists():
             raise SettingsError(
-                f"{folder} lacks data.pt, verl's position in the data; without it they would "
-                "begin anew. Resume from another checkpoint: trainer.resume_mode=resume_path "
+                f"{folder} lacks data.pt, verl's position in the data; without it the data "
+                "would begin anew. Resume from another checkpoint: trainer.resume_mode=resume_path "
                 "trainer.resume_from_path=.../global_step_N"
             )
         anew = self.ext_restore(state or {})
@@ -50,6 +50,8 @@ class Checkpointed(Stage):
         anew = super().ext_restore(state)
         if "generators" in state:
             state_file.restore_generators(state["generators"])
+        else:
+            anew.append("the trainer's random generators")
         if self.config.algorithm.use_kl_in_reward:
             if "kl_coef" in state:
                 self.kl_ctrl_in_reward.value = state["kl_coef"]

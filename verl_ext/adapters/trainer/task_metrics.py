@@ -6,12 +6,20 @@ import torch
 from transfer_queue import KVBatchMeta
 
 from verl_ext.adapters.sessions import sessions
+from verl_ext.adapters.task_data import require_column
 from verl_ext.adapters.trainer.stage import Stage, settings, task_key
 from verl_ext.metrics.task_share import advantage_share
 
 
 class TaskMetrics(Stage):
     """Adds metrics for each task of a batch, where ``algorithm.verl_ext.task_key`` names tasks."""
+
+    def _init_dataloader(self) -> None:
+        """Finds a misspelt column before anything is generated."""
+        super()._init_dataloader()  # type: ignore[misc]
+        frame = getattr(self.train_dataset, "dataframe", None)  # a class of one's own may have none
+        if settings(self.config).get("task_key") and frame is not None:
+            require_column(frame, task_key(self.config))
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], *rest: Any, **more: Any
