@@ -1,0 +1,1 @@
+"""Losses between two next-token distributions. Pure tensor functions."""
