@@ -3,7 +3,7 @@
 import pytest
 from runs.launch import largest_move, saved_weights, train
 
-from verl_ext.toy import world
+from verl_ext.toy import variants
 
 STEPS, SAVED = 3, 2
 CLOCKS = ("timing_s/", "timing_per_token_ms/", "perf/")  # metrics that measure the machine
@@ -65,4 +65,4 @@ def test_a_run_repeats_and_resumes_to_the_bit(tmp_path, engine):
 
 
 def data_sources():
-    return [source for source, _ in world.recipe_of("three_tasks").validation]
+    return [source for source, _ in variants.recipe_of("three_tasks").validation]

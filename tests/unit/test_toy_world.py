@@ -14,7 +14,7 @@ pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq
 import torch
 
-from verl_ext.toy import cache, world
+from verl_ext.toy import cache, variants, world
 from verl_ext.toy.answers import Answer, sample_answers
 from verl_ext.toy.model import (
     IGNORED,
@@ -30,7 +30,7 @@ from verl_ext.toy.tokenizer import END_ID, PAD_ID, VOCAB_SIZE, byte_tokenizer
 
 SMALL = ModelSpec(hidden_size=32, layers=1, heads=2, kv_heads=2, feed_forward=32)
 BRIEF = WarmupSpec(steps=2, batch_size=8, threads=1)
-TINY = world.Recipe(
+TINY = variants.Recipe(
     model=SMALL,
     warmup=BRIEF,
     train=(("toy", 40),),
@@ -40,13 +40,13 @@ TINY = world.Recipe(
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setitem(world.VARIANTS, "tiny", TINY)
+    monkeypatch.setitem(variants.VARIANTS, "tiny", TINY)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(world.VARIANTS, "tiny", TINY)
+        patch.setitem(variants.VARIANTS, "tiny", TINY)
         yield world.ensure("tiny", cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
 
 
@@ -251,7 +251,7 @@ def prompts_by_source(rows):
 
 
 def test_three_tasks_are_files_of_unequal_tasks_that_share_no_prompt():
-    recipe = world.recipe_of("three_tasks")
+    recipe = variants.recipe_of("three_tasks")
     train = world.verl_rows(recipe, "train")
     validation = world.verl_rows(recipe, "validation")
     sizes = {name: len(prompts) for name, prompts in prompts_by_source(train).items()}
@@ -267,7 +267,7 @@ def test_three_tasks_are_files_of_unequal_tasks_that_share_no_prompt():
 
 
 def test_three_tasks_train_the_model_of_the_base():
-    base, three = world.VARIANTS["w_reinforce"], world.VARIANTS["three_tasks"]
+    base, three = variants.VARIANTS["w_reinforce"], variants.VARIANTS["three_tasks"]
     assert (three.task, three.model, three.warmup) == (base.task, base.model, base.warmup)
 
 
@@ -280,7 +280,7 @@ def test_a_prompt_under_two_data_sources_is_refused():
 def test_worlds_that_differ_in_their_prompts_alone_share_one_warm_up(built, monkeypatch):
     tasks = (("toy_exact", 8), ("toy_points", 4))
     other = replace(TINY, train=tasks, validation=tasks, seed=3)
-    monkeypatch.setitem(world.VARIANTS, "other", other)
+    monkeypatch.setitem(variants.VARIANTS, "other", other)
     monkeypatch.setattr(world.toy_model, "warm_up", None)  # calling it would fail
     again = world.ensure("other", cache_dir=built.root.parent.parent, progress=False)
     assert again.root != built.root

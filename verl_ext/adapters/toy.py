@@ -3,23 +3,36 @@
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 
 RESOLVER = "verl_ext_toy"
 DEFAULT_VARIANT = "w_reinforce"
 SCALES = "reward.custom_reward_function.reward_kwargs.scales"
+# Where a run may name a part of the world; TEACHERS holds one entry per teacher of verl's own.
+PLACES = (
+    "data.train_files",
+    "data.val_files",
+    "actor_rollout_ref.model.path",
+    "algorithm.verl_ext.teacher.path",
+)
+TEACHERS = "distillation.teacher_models"
 
 
 def register_resolver() -> None:
-    """Makes ``${verl_ext_toy:model}`` (or ``train``, ``val``) the path in the user's cache."""
+    """Makes ``${verl_ext_toy:model}`` the path in the user's cache, or another part's.
+
+    The parts are ``train`` and ``val``, and where the variant has teachers ``teacher`` (its first)
+    and ``teacher_NAME``.
+    """
     OmegaConf.register_new_resolver(RESOLVER, _path, replace=True)
 
 
 def _path(part: str, *, _root_: Any) -> str:
     from verl_ext.toy import world
 
-    return str(getattr(world.world_at(world.path_of(variant(_root_))), part))
+    return str(world.world_of(variant(_root_)).part(part))
 
 
 def variant(config: DictConfig) -> str:
@@ -28,25 +41,43 @@ def variant(config: DictConfig) -> str:
 
 
 def in_use(config: DictConfig) -> bool:
-    """Whether the run's data or model is the toy world's."""
-    nodes = ((config.data, "train_files"), (config.actor_rollout_ref.model, "path"))
-    raw: list[Any] = [OmegaConf.to_container(node, resolve=False) for node, _ in nodes]
-    values = [container[key] for container, (_, key) in zip(raw, nodes, strict=True)]
-    return any(f"${{{RESOLVER}:" in str(value) for value in values)
+    """Whether the run's data, its model or a teacher is the toy world's."""
+    return bool(_places_in_use(config))
+
+
+def _places_in_use(config: DictConfig) -> list[str]:
+    teachers = OmegaConf.select(config, TEACHERS) or {}
+    places = [*PLACES, *(f"{TEACHERS}.{name}.model_path" for name in teachers)]
+    return [place for place in places if f"${{{RESOLVER}:" in _as_written(config, place)]
+
+
+def _as_written(config: DictConfig, key: str) -> str:
+    """The text of a value whose interpolations stay as they are; empty where there is none."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent)
+    if not isinstance(node, DictConfig):
+        return ""
+    raw: Any = OmegaConf.to_container(node, resolve=False)
+    return str(raw.get(name, ""))
 
 
 def check(config: DictConfig) -> None:
-    """Refuses a variant that does not exist, and scales of rewards that it does not give.
+    """Refuses a variant that does not exist, parts and scales of rewards that it does not have.
 
     Raises:
-        SettingsError: names the nearest variant or data source.
+        SettingsError: names the nearest variant or data source, or the parts there are.
     """
-    from verl_ext.toy import reward, world
+    from verl_ext.toy import reward, variants
 
     try:
-        recipe = world.recipe_of(variant(config))
+        recipe = variants.recipe_of(variant(config))
     except ValueError as error:
         raise SettingsError(f"algorithm.verl_ext.toy: {error}") from error
+    for place in _places_in_use(config):
+        try:
+            OmegaConf.select(config, place)
+        except InterpolationResolutionError as error:
+            raise SettingsError(f"{place}: {str(error).splitlines()[0]}") from error
     scales = OmegaConf.select(config, SCALES) or {}
     try:
         reward.check_scales(scales)
@@ -56,7 +87,7 @@ def check(config: DictConfig) -> None:
 
 
 def provide(config: DictConfig) -> None:
-    """Builds the toy world unless the cache has it."""
+    """Builds the variant's toy world, its teachers included, unless the cache has it."""
     if in_use(config):
         from verl_ext.toy import world
 

@@ -87,9 +87,8 @@ def _add_compact(worlds: Any) -> None:
 def _run_compact(args: argparse.Namespace) -> int:
     from verl_ext.toy.world import ensure
 
-    world = ensure(args.variant)
-    for part in ("model", "train", "val"):
-        print(f"{part}: {getattr(world, part)}")
+    for part, path in ensure(args.variant).parts.items():
+        print(f"{part}: {path}")
     return 0
 
 

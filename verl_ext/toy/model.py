@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verl_ext.toy.task import Problem, TaskSpec, run, stream
+from verl_ext.toy.task import Problem, TaskSpec, compositions, run, stream
 from verl_ext.toy.tokenizer import END, END_ID, PAD_ID, VOCAB_SIZE, byte_tokenizer
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class WarmupSpec:
-    """How long and on what the model is trained before reinforcement.
+    """How long and on what a model is trained with supervision.
 
     Attributes:
         steps: AdamW updates; batch_size: demonstrations per update; lr: peak learning rate,
@@ -53,6 +53,8 @@ class WarmupSpec:
         single_share: share of demonstrations of one function, the others show a pair;
         careful_share: share of the updates before carelessness begins;
         careless_share: share of the pairs shown after that with one function forgotten;
+        pairs: data source of the pairs;
+        careful_pairs: data source whose pairs are always shown right, "" for none;
         seed: of the weights, the order of the data and the carelessness;
         threads: CPU threads, part of the recipe since they decide the last bits. One,
             since two on busy cores wait for each other and take many times as long.
@@ -64,6 +66,8 @@ class WarmupSpec:
     single_share: float = 0.35
     careful_share: float = 0.75
     careless_share: float = 0.6
+    pairs: str = "toy"
+    careful_pairs: str = ""
     seed: int = 0
     threads: int = 1
 
@@ -97,7 +101,8 @@ def demonstrations(task: TaskSpec, warmup: WarmupSpec) -> Iterator[tuple[Problem
     """Yields (problem, demonstrated answer) without end; the later ones are careless at times."""
     rng = random.Random(warmup.seed)
     singles = stream(task, "toy_single", "warmup", rng)
-    pairs = stream(task, "toy", "warmup", rng)
+    pairs = stream(task, warmup.pairs, "warmup", rng)
+    spared = compositions(warmup.careful_pairs) if warmup.careful_pairs else []
     careful = warmup.careful_share * warmup.steps * warmup.batch_size
     for shown in count():
         if rng.random() < warmup.single_share:
@@ -105,7 +110,8 @@ def demonstrations(task: TaskSpec, warmup: WarmupSpec) -> Iterator[tuple[Problem
             yield problem, problem.answer
         else:
             problem = next(pairs)
-            share = warmup.careless_share if shown >= careful else 0.0
+            careless = shown >= careful and problem.skills not in spared
+            share = warmup.careless_share if careless else 0.0
             forget = rng.random() < share
             skills = (rng.choice(problem.skills),) if forget else problem.skills
             yield problem, run(skills, problem.word)
@@ -152,23 +158,55 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def new_model(spec: ModelSpec, seed: int) -> "Qwen3ForCausalLM":
+    """Returns an untrained model, float32, on the CPU; the caller's random state is left alone."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        untyped: Any = Qwen3ForCausalLM
+        model: Qwen3ForCausalLM = untyped(model_config(spec)).float()
+    return model
+
+
+def load_model(folder: Path) -> "Qwen3ForCausalLM":
+    """Returns a model that :func:`save_model` wrote, float32, on the CPU."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    untyped: Any = Qwen3ForCausalLM
+    model: Qwen3ForCausalLM = untyped.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    return model
+
+
 def warm_up(
-    task: TaskSpec, spec: ModelSpec, warmup: WarmupSpec, *, progress: bool = True
+    task: TaskSpec,
+    spec: ModelSpec,
+    warmup: WarmupSpec,
+    *,
+    start: Path | None = None,
+    progress: bool = True,
 ) -> "Qwen3ForCausalLM":
-    """Returns the model after its supervised warm-up, float32, on the CPU.
+    """Returns the model after its supervised training, float32, on the CPU.
 
     The same arguments give the same weights, bit for bit, on one machine; the caller's random
     state and number of threads are left as they were.
+
+    Args:
+        task: what the problems are made of.
+        spec: size of the model.
+        warmup: how long and on what it is trained.
+        start: folder of the model to train on; a new one of size ``spec`` by default.
+        progress: whether a progress bar is shown.
     """
     import torch
     from tqdm import tqdm
-    from transformers import Qwen3ForCausalLM
 
     tokenizer = byte_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(warmup.seed)
-        untyped: Any = Qwen3ForCausalLM
-        model: Qwen3ForCausalLM = untyped(model_config(spec)).float()
+    model = new_model(spec, warmup.seed) if start is None else load_model(start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=warmup.lr, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, warmup))
     data = demonstrations(task, warmup)

@@ -12,7 +12,9 @@ are held out; held-out pairs and every triple occur in validation alone.
 
 The pairs can also be had as three tasks, parted by the outer function, so that no prompt is in two
 of them and what one task teaches is not at once the whole of another. They are rewarded on
-different scales (``verl_ext.toy.reward``): for methods that weigh tasks against each other.
+different scales (``verl_ext.toy.reward``): for methods that weigh tasks against each other. And
+they can be had as two equal domains, again parted by the outer function: for teachers that know one
+domain each, and for a skill that is lost while another is learned.
 """
 
 import hashlib
@@ -36,8 +38,10 @@ OUTER: dict[str, tuple[int, ...]] = {
     "toy_letters": (9,),
     "toy_points": (14,),
 }
+# The outer functions of each of the two domains: sort, rotate, mirror; double, reverse, drop.
+DOMAINS: dict[str, tuple[int, ...]] = {"toy_left": (3, 8, 9), "toy_right": (14, 17, 22)}
 # The data source names the kind of problem; verl reports validation accuracy for each.
-DATA_SOURCES = ("toy_single", "toy", "toy_held_out", "toy_level_3", *OUTER)
+DATA_SOURCES = ("toy_single", "toy", "toy_held_out", "toy_level_3", *OUTER, *DOMAINS)
 # Shares of the hash range, in percent; validation takes the rest.
 WARMUP_SHARE, TRAIN_SHARE = 60, 30
 
@@ -108,6 +112,7 @@ def compositions(data_source: str) -> list[tuple[int, ...]]:
     ``toy_single``: 6 single functions. ``toy``: 30 pairs. ``toy_held_out``: the other 6 pairs.
     ``toy_level_3``: triples whose neighbouring pairs are both among the 30. ``toy_exact``,
     ``toy_letters``, ``toy_points``: the 30 pairs in three parts of 20, 5 and 5, see ``OUTER``.
+    ``toy_left``, ``toy_right``: the 30 pairs in two parts of 15, see ``DOMAINS``.
 
     Raises:
         ValueError: the data source is not one of ``DATA_SOURCES``.
@@ -117,8 +122,9 @@ def compositions(data_source: str) -> list[tuple[int, ...]]:
         return [(skill,) for skill in ids]
     if data_source == "toy":
         return [pair for pair in product(ids, ids) if pair not in held_out]
-    if data_source in OUTER:
-        return [pair for pair in compositions("toy") if pair[1] in OUTER[data_source]]
+    parts = OUTER | DOMAINS
+    if data_source in parts:
+        return [pair for pair in compositions("toy") if pair[1] in parts[data_source]]
     if data_source == "toy_held_out":
         return sorted(held_out)
     if data_source == "toy_level_3":

@@ -1,7 +1,10 @@
-"""The toy world on disk: a warmed-up model and its problems, built on the spot and cached."""
+"""The toy world on disk: a warmed-up model, its problems and its teachers, built once and cached.
+
+A folder is named by the hash of its recipe and of the code below, so that another variant, or a
+change of one, rebuilds nothing else.
+"""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import random
@@ -15,45 +18,8 @@ from verl_ext.toy import model as toy_model
 from verl_ext.toy import task as toy_task
 from verl_ext.toy import tokenizer as toy_tokenizer
 from verl_ext.toy.cache import MANIFEST, build_once, cache_root
-from verl_ext.toy.model import ModelSpec, WarmupSpec
-from verl_ext.toy.task import Problem, Split, TaskSpec
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what a world contains; its hash names the cached folder.
-
-    Attributes:
-        task: what the problems are made of.
-        model: size of the model.
-        warmup: the supervised training before reinforcement.
-        train: (data source, number of prompts) pairs of the training file.
-        validation: the same for the validation file.
-        seed: of the choice of the prompts.
-    """
-
-    task: TaskSpec = field(default_factory=TaskSpec)
-    model: ModelSpec = field(default_factory=ModelSpec)
-    warmup: WarmupSpec = field(default_factory=WarmupSpec)
-    train: tuple[tuple[str, int], ...] = (("toy", 2048),)
-    validation: tuple[tuple[str, int], ...] = (("toy", 64), ("toy_held_out", 64))
-    seed: int = 0
-
-
-BASE = Recipe()
-VARIANTS: dict[str, Recipe] = {
-    "w_reinforce": BASE,
-    # Trained for longer and on careful demonstrations alone: knows what the base only half knows.
-    "teacher": replace(
-        BASE, warmup=replace(BASE.warmup, steps=3 * BASE.warmup.steps, careless_share=0.0)
-    ),
-    # The base's model on three tasks of unequal size; their rewards have unequal scales.
-    "three_tasks": replace(
-        BASE,
-        train=(("toy_exact", 1400), ("toy_letters", 350), ("toy_points", 150)),
-        validation=(("toy_exact", 48), ("toy_letters", 48), ("toy_points", 48)),
-    ),
-}
+from verl_ext.toy.task import Problem, Split
+from verl_ext.toy.variants import Recipe, recipe_of
 
 
 @dataclass(frozen=True)
@@ -62,26 +28,34 @@ class World:
 
     Attributes:
         root: the cached folder; model: a Hugging Face model with its tokenizer; train and val:
-            parquet files in verl's format.
+            parquet files in verl's format; teachers: name -> a folder like ``model``, in the order
+            of the recipe.
     """
 
     root: Path
     model: Path
     train: Path
     val: Path
+    teachers: dict[str, Path] = field(default_factory=dict)
 
+    @property
+    def parts(self) -> dict[str, Path]:
+        """What a configuration can name; ``teacher`` is the first of the teachers."""
+        parts = {"model": self.model, "train": self.train, "val": self.val}
+        if self.teachers:
+            parts["teacher"] = next(iter(self.teachers.values()))
+        return parts | {f"teacher_{name}": path for name, path in self.teachers.items()}
 
-def recipe_of(variant: str) -> Recipe:
-    """Returns the recipe of a variant.
+    def part(self, name: str) -> Path:
+        """Returns where a part lies.
 
-    Raises:
-        ValueError: there is no such variant; names the nearest.
-    """
-    if variant not in VARIANTS:
-        near = difflib.get_close_matches(variant, VARIANTS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"toy variant must be one of {sorted(VARIANTS)}, got {variant!r}{hint}")
-    return VARIANTS[variant]
+        Raises:
+            ValueError: the world has no such part; names those it has.
+        """
+        parts = self.parts
+        if name not in parts:
+            raise ValueError(f"this toy world has no part {name!r}; it has {', '.join(parts)}")
+        return parts[name]
 
 
 def fingerprint(recipe: Recipe) -> str:
@@ -103,9 +77,15 @@ def path_of(variant: str, cache_dir: Path | None = None) -> Path:
     return cache_root(cache_dir) / "toy" / f"{variant}-{fingerprint(recipe_of(variant))}"
 
 
-def world_at(root: Path) -> World:
-    """Returns the parts of the world in a folder, built or not."""
-    return World(root, root / "model", root / "train.parquet", root / "val.parquet")
+def world_of(variant: str, cache_dir: Path | None = None) -> World:
+    """Returns where the parts of a variant lie, built or not; builds nothing.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    root = path_of(variant, cache_dir)
+    teachers = {name: root / f"teacher_{name}" for name, _ in recipe_of(variant).teachers}
+    return World(root, root / "model", root / "train.parquet", root / "val.parquet", teachers)
 
 
 def verl_row(problem: Problem, data_source: str, split: Split, index: int) -> dict[str, Any]:
@@ -155,23 +135,28 @@ def verl_rows(recipe: Recipe, split: Split) -> list[dict[str, Any]]:
 def warmed_up(recipe: Recipe, worlds: Path, *, progress: bool = True) -> Path:
     """Returns the folder of a recipe's model and tokenizer, built below ``worlds`` if need be.
 
-    Recipes that differ in the choice of their prompts alone share it, so that what they show is
-    compared on the same weights and the second costs no minute.
+    Recipes that differ in their prompts and teachers alone share it, so that what they show is
+    compared on the same weights and the second costs no minute; so do models and teachers whose
+    training begins alike, up to where it parts.
     """
+    alone = replace(recipe, teachers=(), train=(), validation=(), seed=0)
 
     def warm_up(folder: Path) -> None:
-        model = toy_model.warm_up(recipe.task, recipe.model, recipe.warmup, progress=progress)
+        start, spec = None, alone.warmup
+        if alone.tuning:
+            *before, spec = alone.tuning
+            start = warmed_up(replace(alone, tuning=tuple(before)), worlds, progress=progress)
+        model = toy_model.warm_up(alone.task, alone.model, spec, start=start, progress=progress)
         toy_model.save_model(model, folder)
         toy_tokenizer.save_tokenizer(folder)
 
-    name = f"warmed_up-{fingerprint(replace(recipe, train=(), validation=(), seed=0))}"
-    return build_once(worlds / name, warm_up)
+    return build_once(worlds / f"warmed_up-{fingerprint(alone)}", warm_up)
 
 
 def build(recipe: Recipe, folder: Path, *, progress: bool = True) -> None:
-    """Writes the warmed-up model, its tokenizer and both data files into ``folder``.
+    """Writes the model and the teachers, with their tokenizer, and both data files into ``folder``.
 
-    The model is warmed up beside ``folder``, unless another world has left it there.
+    Models are trained beside ``folder``, unless another world has left them there.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -179,24 +164,27 @@ def build(recipe: Recipe, folder: Path, *, progress: bool = True) -> None:
     files: dict[Split, str] = {"train": "train.parquet", "validation": "val.parquet"}
     for split, name in files.items():
         pq.write_table(pa.Table.from_pylist(verl_rows(recipe, split)), folder / name)
-    model = warmed_up(recipe, folder.parent, progress=progress)
-    shutil.copytree(model, folder / "model", ignore=shutil.ignore_patterns(MANIFEST))
+    models = {"model": recipe}
+    for name, tuning in recipe.teachers:
+        models[f"teacher_{name}"] = replace(recipe, tuning=tuning)
+    for part, trained_as in models.items():
+        model = warmed_up(trained_as, folder.parent, progress=progress)
+        shutil.copytree(model, folder / part, ignore=shutil.ignore_patterns(MANIFEST))
 
 
 def ensure(
     variant: str = "w_reinforce", *, cache_dir: Path | None = None, progress: bool = True
 ) -> World:
-    """Returns a world, from the cache when it is whole there, else built first (about a minute).
+    """Returns a world, from the cache when it is whole there, else built first (one to three minutes).
 
     Args:
-        variant: a name in ``VARIANTS``.
+        variant: a name in ``variants.VARIANTS``.
         cache_dir: where worlds are kept; ``$VERL_EXT_CACHE`` or the user's cache by default.
         progress: whether the build shows a progress bar.
 
     Raises:
         ValueError: there is no such variant.
     """
-    recipe = recipe_of(variant)
-    root = path_of(variant, cache_dir)
-    build_once(root, lambda folder: build(recipe, folder, progress=progress))
-    return world_at(root)
+    recipe, world = recipe_of(variant), world_of(variant, cache_dir)
+    build_once(world.root, lambda folder: build(recipe, folder, progress=progress))
+    return world

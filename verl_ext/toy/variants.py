@@ -1,0 +1,58 @@
+"""The variants of the toy world: what each is made of."""
+
+import difflib
+from dataclasses import dataclass, field, replace
+
+from verl_ext.toy.model import ModelSpec, WarmupSpec
+from verl_ext.toy.task import TaskSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a world contains; its hash names the cached folder.
+
+    Attributes:
+        task: what the problems are made of.
+        model: size of the model and of its teachers.
+        warmup: the supervised training before reinforcement.
+        tuning: further supervised training of the model after its warm-up, one after the other.
+        teachers: (name, tuning) of each teacher, whose tuning starts from the same warm-up; the
+            name is part of ``${verl_ext_toy:teacher_NAME}``.
+        train: (data source, number of prompts) pairs of the training file.
+        validation: the same for the validation file.
+        seed: of the choice of the prompts.
+    """
+
+    task: TaskSpec = field(default_factory=TaskSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    warmup: WarmupSpec = field(default_factory=WarmupSpec)
+    tuning: tuple[WarmupSpec, ...] = ()
+    teachers: tuple[tuple[str, tuple[WarmupSpec, ...]], ...] = ()
+    train: tuple[tuple[str, int], ...] = (("toy", 2048),)
+    validation: tuple[tuple[str, int], ...] = (("toy", 64), ("toy_held_out", 64))
+    seed: int = 0
+
+
+BASE = Recipe()
+VARIANTS: dict[str, Recipe] = {
+    "w_reinforce": BASE,
+    # The base's model on three tasks of unequal size; their rewards have unequal scales.
+    "three_tasks": replace(
+        BASE,
+        train=(("toy_exact", 1400), ("toy_letters", 350), ("toy_points", 150)),
+        validation=(("toy_exact", 48), ("toy_letters", 48), ("toy_points", 48)),
+    ),
+}
+
+
+def recipe_of(variant: str) -> Recipe:
+    """Returns the recipe of a variant.
+
+    Raises:
+        ValueError: there is no such variant; names the nearest.
+    """
+    if variant not in VARIANTS:
+        near = difflib.get_close_matches(variant, VARIANTS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"toy variant must be one of {sorted(VARIANTS)}, got {variant!r}{hint}")
+    return VARIANTS[variant]
