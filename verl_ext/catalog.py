@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from verl_ext.advantage_fns.reverse_kl import reverse_kl
 from verl_ext.advantage_fns.task_norm import task_norm
 from verl_ext.advantage_fns.w_reinforce import w_reinforce
 from verl_ext.masks import aepo, zero_advantage
@@ -66,6 +67,8 @@ _NEGATIVE = "The Surprising Effectiveness of Negative Reinforcement in LLM Reaso
 _NEGATIVE_URL = "https://arxiv.org/abs/2506.01347"
 _LONG = "QwenLong-L1.5: Post-Training Recipe for Long-Context Reasoning and Memory Management"
 _LONG_URL = "https://arxiv.org/abs/2512.12967"
+_OPD = "On-Policy Distillation"
+_OPD_URL = "https://thinkingmachines.ai/blog/on-policy-distillation/"
 _OURS = "trainer.v1.trainer_mode=verl_ext.sync"
 
 ADVANTAGES: dict[str, Plugin] = {
@@ -88,6 +91,21 @@ ADVANTAGES: dict[str, Plugin] = {
         overlays=("task_norm", "qwenlong_l15"),
         needs=("group_ids", "task_ids"),
         requires="a verl_ext.* trainer, a column that names each prompt's task",
+    ),
+}
+
+# A teacher's term, added to the advantage of any estimator: A = task_weight * A_task + term.
+MIXERS: dict[str, Plugin] = {
+    "verl_ext.opd": Plugin(
+        function=reverse_kl,
+        title=_OPD,
+        url=_OPD_URL,
+        summary="every sampled token is judged by a teacher's log-prob of it",
+        line="algorithm.adv_estimator=verl_ext.opd "
+        f"+algorithm.verl_ext.teacher={{source: ref, path: MODEL}} {_OURS}",
+        overlays=("opd",),
+        needs=("student_log_probs", "teacher_log_probs"),
+        requires="a verl_ext.* trainer, a teacher with the student's tokenizer",
     ),
 }
 
@@ -146,6 +164,13 @@ PAPERS: dict[str, Paper] = {
         summary="learns from mistakes alone",
         line=f"{_RUN} +paper=nsr +scale=cpu",
         requires=_BINARY,
+    ),
+    "opd": Paper(
+        title=_OPD,
+        url=_OPD_URL,
+        summary="a teacher's log-probs of the student's own responses, token by token",
+        line=f"{_RUN} +paper=opd +scale=cpu",
+        requires="a teacher with the student's tokenizer; no verifier",
     ),
     "qwenlong_l15": Paper(
         title=_LONG,

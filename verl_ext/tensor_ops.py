@@ -3,7 +3,7 @@
 from collections.abc import Collection, Hashable
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 
@@ -70,3 +70,19 @@ def require_finite(name: str, values: Float[Tensor, " batch"], advice: str) -> N
         shown = ", ".join(f"row {row}: {values[row].item()}" for row in bad[:8])
         more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
         raise ValueError(f"{name} must be finite, got {shown}{more}: {advice}")
+
+
+def finite_or(
+    values: Float[Tensor, "*shape"], replacement: float
+) -> tuple[Float[Tensor, "*shape"], Bool[Tensor, "*shape"]]:
+    """Replaces NaN and infinities.
+
+    Args:
+        values: anything.
+        replacement: what stands in their place.
+
+    Returns:
+        The values, and where they were replaced.
+    """
+    broken = ~values.isfinite()
+    return torch.where(broken, replacement, values), broken

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from verl_ext.adapters.masks import MaskChain
+from verl_ext.advantage_fns.reverse_kl import reverse_kl
 from verl_ext.advantage_fns.task_norm import task_norm
 from verl_ext.advantage_fns.w_reinforce import w_reinforce
 from verl_ext.toy.tokenizer import VOCAB_SIZE
@@ -72,13 +73,15 @@ class Method:
     """A row of the table.
 
     overlay: of ``+paper=``; advantages: (batch) to (rows, time) float64; masks: as in the
-    configuration; overrides: of the configuration, besides the overlay's.
+    configuration; overrides: of the configuration, besides the overlay's; divergence: as in the
+    configuration, from a teacher that is another random model.
     """
 
     overlay: str
     advantages: object
     masks: dict = field(default_factory=dict)
     overrides: tuple = field(default=())
+    divergence: dict | None = None
 
     def prepare(self, batch):
         """The rows and tokens that are trained on, and their advantages (rows, time)."""
@@ -123,6 +126,18 @@ def by_task(batch):
     return task_norm(*on_last_token(batch, outcomes), groups, tasks)[0]
 
 
+def by_teacher(batch):
+    """The teacher's log-probs of the sampled tokens are what the others call the reference's."""
+    student, teacher = batch.padded(batch.old_log_probs), batch.padded(batch.ref_log_probs)
+    return reverse_kl(student, teacher, batch.padded(batch.mask), discount=0.5)
+
+
+def against(alpha, support, top_k, *, tail=True, coef=0.7):
+    """A task's advantages with a divergence beside them."""
+    settings = {"alpha": alpha, "support": support, "top_k": top_k, "tail": tail, "coef": coef}
+    return Method("w_reinforce", weighted(0.1, 1.0), divergence=settings)
+
+
 METHODS = {
     "w_reinforce": Method("w_reinforce", weighted(0.1, 1.0)),
     "psr": Method("psr", weighted(1.0, 0.0), masks={"zero_advantage": {}}),
@@ -136,6 +151,10 @@ METHODS = {
     ),
     # The gate is on: all of them leave the loss, and still count in it.
     "qwenlong_l15": Method("qwenlong_l15", by_task, masks={"aepo": {"low": 0.0, "high": 0.1}}),
+    "opd": Method("opd", by_teacher),
+    "student_top_k": against("reverse_kl", "student", 8),
+    "teacher_top_k": against("forward_kl", "teacher", 8, tail=False),
+    "whole_vocabulary": against("jsd", "full", None),
     # The terms of verl's loss that the papers leave small or off, so that each engine has them.
     "kl_and_entropy": Method(
         "w_reinforce",
@@ -151,7 +170,7 @@ METHODS = {
 }
 
 
-def save_model(kind, folder):
+def save_model(kind, folder, seed=0):
     """A tiny random model and its tokenizer; heads and layers split over two ranks."""
     from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config, Qwen3MoeConfig
 
@@ -194,7 +213,7 @@ def save_model(kind, folder):
             router_aux_loss_coef=0.0,
         ),
     }
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(configs[kind](), dtype=torch.float32)
     with torch.no_grad():  # norms that are not all ones, biases that are not all zero
         for parameter in model.parameters():

@@ -40,6 +40,7 @@ def model_folder(tmp_path_factory):
     def saved(kind):
         folder = tmp_path_factory.mktemp(kind)
         cases.save_model(kind, folder)
+        cases.save_model(kind, f"{folder}_teacher", seed=1)
         return folder
 
     return saved
@@ -55,7 +56,12 @@ def expected(model_folder):
         batch, advantages = cases.METHODS[method].prepare(cases.make_batch())
         settings = engines.settings_of(config)
         return reference.train(
-            model_folder(kind), batch, advantages, settings, decay_vectors=decay_vectors
+            model_folder(kind),
+            batch,
+            advantages,
+            settings,
+            decay_vectors=decay_vectors,
+            divergence=cases.METHODS[method].divergence,
         )
 
     return trained

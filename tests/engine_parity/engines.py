@@ -1,7 +1,10 @@
 """The same training by verl's workers, on FSDP2 or Megatron, called from each rank."""
 
+import os
+
 import torch
 from engine_parity.cases import LEARNING_RATE, UPDATES
+from omegaconf import open_dict
 
 TEMPERATURE = 1.0
 
@@ -20,10 +23,14 @@ def compose(method, engine, overrides):
         *overrides,
     ]
     with initialize_config_module("verl.trainer.config", version_base=None):
-        return hydra_compose(
+        config = hydra_compose(
             "ppo_trainer",
             [f"model_engine={engine}", f"+paper={method.overlay}", "+scale=cpu", *shared],
         ).actor_rollout_ref
+    if method.divergence:  # as the trainer tells its workers
+        with open_dict(config):
+            config.rollout.custom = {"verl_ext": {"divergence": method.divergence}}
+    return config
 
 
 def settings_of(config):
@@ -37,6 +44,7 @@ def settings_of(config):
         "kl_coef": actor.kl_loss_coef if actor.use_kl_loss else 0.0,
         "max_norm": actor.optim.clip_grad,
         "weight_decay": actor.optim.weight_decay,
+        "betas": tuple(actor.optim.betas),
     }
 
 
@@ -66,11 +74,19 @@ def train_in_double_precision(config, folder, batch, advantages):
 def build(config, folder):
     from verl.workers.engine_workers import ActorRolloutRefWorker
 
+    from verl_ext.adapters.teacher.workers import TaughtWorker
+
     if config.actor.strategy == "megatron":
         forget_other_layouts(config.actor.megatron)
         forget_other_models()
     config.model.path = str(folder)
-    worker = ActorRolloutRefWorker(config, role="actor")
+    if "custom" in config.rollout:
+        with open_dict(config):
+            config.rollout.custom.verl_ext.teacher_path = f"{folder}_teacher"
+        os.environ["RAY_LOCAL_WORLD_SIZE"] = os.environ["WORLD_SIZE"]  # the rollout's, never asked
+        worker = TaughtWorker(config, role="actor_rollout_ref")
+    else:
+        worker = ActorRolloutRefWorker(config, role="actor")
     worker.init_model()
     return worker
 

@@ -10,13 +10,15 @@ from engine_parity.cases import LEARNING_RATE, UPDATES
 from safetensors.torch import load_file
 
 
-def train(folder, batch, advantages, settings, *, decay_vectors):
+def train(folder, batch, advantages, settings, *, decay_vectors, divergence=None):
     """Log-probs and entropy before training, then loss and gradient norm of each update.
 
     Args:
-        settings: clip_low, clip_high, clip_c, entropy_coeff, kl_coef, max_norm, weight_decay.
+        settings: clip_low, clip_high, clip_c, entropy_coeff, kl_coef, max_norm, weight_decay,
+            betas.
         decay_vectors: whether weight decay reaches norms and biases (FSDP's AdamW: yes;
             Megatron's: no).
+        divergence: coef, alpha, support, top_k and tail, from the model in ``folder``_teacher.
     """
     from transformers import AutoModelForCausalLM
 
@@ -32,13 +34,14 @@ def train(folder, batch, advantages, settings, *, decay_vectors):
         {"params": matrices, "weight_decay": decay},
         {"params": vectors, "weight_decay": decay if decay_vectors else 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=settings["betas"])
+    distill = Distillation(f"{folder}_teacher", divergence) if divergence else None
     with torch.no_grad():
         before = [_row(model, batch, row) for row in range(len(batch))]
     losses, norms = [], []
     for _ in range(UPDATES):
         optimizer.zero_grad()
-        loss = _loss(model, batch, advantages, settings)
+        loss = _loss(model, batch, advantages, settings, distill)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_norm"])
         optimizer.step()
@@ -60,16 +63,59 @@ def _as_saved(model):
         return load_file(f"{folder}/model.safetensors")
 
 
-def _row(model, batch, row):
-    """Log-probs and entropies of one row's response tokens."""
+class Distillation:
+    """The divergence from a teacher, token by token, over explicit lists of categories."""
+
+    def __init__(self, folder, settings):
+        from transformers import AutoModelForCausalLM
+
+        self.teacher = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+        self.settings = settings
+
+    def of_row(self, model, batch, row):
+        """(response,) coef * divergence."""
+        with torch.no_grad():
+            teacher = _distribution(self.teacher, batch, row)
+        student = _distribution(model, batch, row)
+        pairs = zip(student, teacher, strict=True)
+        return self.settings["coef"] * torch.stack([self.of_token(p, q) for p, q in pairs])
+
+    def of_token(self, log_p, log_q):
+        top_k, support = self.settings["top_k"], self.settings["support"]
+        if support != "full":
+            by = log_p.detach() if support == "student" else log_q
+            ids = by.argsort(descending=True)[:top_k]
+            rest = [i for i in range(len(by)) if i not in ids.tolist()]
+            log_p, log_q = (
+                torch.cat([x[ids], x[rest].logsumexp(-1, keepdim=True)])
+                if self.settings["tail"]
+                else x[ids].log_softmax(-1)
+                for x in (log_p, log_q)
+            )
+        p, q = log_p.exp(), log_q.exp()
+        if self.settings["alpha"] == "reverse_kl":
+            return (p * (log_p - log_q)).sum()
+        if self.settings["alpha"] == "forward_kl":
+            return (q * (log_q - log_p)).sum()
+        middle = ((p + q) / 2).log()
+        return ((p * (log_p - middle)).sum() + (q * (log_q - middle)).sum()) / 2
+
+
+def _distribution(model, batch, row):
+    """(response, vocabulary) log-probs of one row."""
     tokens = torch.cat([batch.prompts[row], batch.responses[row]])
     logits = model(input_ids=tokens[None]).logits[0, len(batch.prompts[row]) - 1 : -1]
-    log_probs = logits.log_softmax(-1)
+    return logits.log_softmax(-1)
+
+
+def _row(model, batch, row):
+    """Log-probs and entropies of one row's response tokens."""
+    log_probs = _distribution(model, batch, row)
     chosen = log_probs.gather(-1, batch.responses[row][:, None])[:, 0]
     return chosen, -(log_probs.exp() * log_probs).sum(-1)
 
 
-def _loss(model, batch, advantages, settings):
+def _loss(model, batch, advantages, settings, distill):
     """PPO's clipped loss with dual clip, minus entropy, plus k3; means over all sampled tokens."""
     total = torch.zeros((), dtype=torch.float64)
     tokens = sum(int(mask.sum()) for mask in batch.mask)
@@ -84,5 +130,7 @@ def _loss(model, batch, advantages, settings):
         gap = batch.ref_log_probs[row] - log_probs
         k3 = (gap.exp() - gap - 1).clamp(-10, 10)  # verl clamps it
         per_token = -surrogate - settings["entropy_coeff"] * entropy + settings["kl_coef"] * k3
+        if distill:
+            per_token = per_token + distill.of_row(model, batch, row)
         total = total + per_token[mask].sum()
     return total / tokens

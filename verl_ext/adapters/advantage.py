@@ -15,7 +15,7 @@ from torch import Tensor
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.names import TRAINER_MODES
 from verl_ext.adapters.sessions import Sessions
-from verl_ext.catalog import ADVANTAGES
+from verl_ext.catalog import ADVANTAGES, MIXERS
 
 # What verl itself hands to an estimator -> the name our functions use for it.
 BATCH_FIELDS = {"index": "group_ids"}
@@ -51,7 +51,7 @@ def batch_context(context: BatchContext | None) -> Iterator[None]:
 
 def declared_fields(estimator: str) -> tuple[str, ...]:
     """The fields beyond verl's own that an estimator asks our trainers for."""
-    entry = ADVANTAGES.get(estimator)
+    entry = (ADVANTAGES | MIXERS).get(estimator)
     return tuple(name for name in entry.needs if name not in BATCH_FIELDS.values()) if entry else ()
 
 
@@ -59,6 +59,20 @@ def register(core_algos: Any) -> None:
     """Registers every estimator of the catalog under its prefixed name."""
     for name, entry in ADVANTAGES.items():
         core_algos.register_adv_est(name)(as_verl_estimator(entry.function, declared_fields(name)))
+    for name in MIXERS:
+        core_algos.register_adv_est(name)(_no_task(name))
+
+
+def _no_task(name: str) -> Callable[..., Any]:
+    """What verl calls for a mixing estimator without a task's: the task says nothing."""
+
+    def estimator(token_level_rewards: Tensor, response_mask: Tensor, **_: Any) -> Any:
+        if _CONTEXT.get() is None:
+            _refuse_without_fields(name, declared_fields(name))
+        nothing = torch.zeros_like(token_level_rewards)
+        return nothing, nothing
+
+    return estimator
 
 
 def as_verl_estimator(
@@ -91,7 +105,7 @@ def as_verl_estimator(
         }
         context = _CONTEXT.get()
         if context is None:
-            _refuse_without_fields(function.__name__, declared)
+            _refuse_without_fields(f"verl_ext.{function.__name__}", declared)
             rewards = onto_sampled_tokens(token_level_rewards, response_mask)
             return function(rewards, response_mask, **fields, **settings)
         fields |= {name: context.fields[name] for name in declared}
@@ -105,10 +119,10 @@ def as_verl_estimator(
     return estimator
 
 
-def _refuse_without_fields(function: str, declared: Sequence[str]) -> None:
+def _refuse_without_fields(name: str, declared: Sequence[str]) -> None:
     if declared:
         raise SettingsError(
-            f"'verl_ext.{function}' needs {', '.join(declared)} of each row, which verl's stock "
+            f"'{name}' needs {', '.join(declared)} of each row, which verl's stock "
             f"trainers do not fetch. Add: trainer.v1.trainer_mode={TRAINER_MODES[0]}"
         )
 

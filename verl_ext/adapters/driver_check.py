@@ -18,9 +18,14 @@ from verl_ext.adapters import lengths, machine, megatron, plugin_check, run_view
 from verl_ext.adapters.advantage import declared_fields
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
+from verl_ext.adapters.teacher import check as teacher_check
+from verl_ext.adapters.teacher import tokenizers
 from verl_ext.data.locations import maker
 
-SECTIONS = ("advantage", "masks", "sampler", "task_key", "deterministic", "toy", "verbose")
+SECTIONS = (
+    "advantage", "masks", "teacher", "divergence", "sampler", "task_key", "deterministic", "toy",
+    "verbose",
+)  # fmt: skip
 VERLS_PLACEHOLDER = "~/models/deepseek-llm-7b-chat"
 
 
@@ -32,6 +37,8 @@ def check_and_prepare(config: DictConfig) -> None:
     """
     check(config)
     toy.provide(config)
+    tokenizers.check(config)
+    teacher_check.set_pool_up(config)
     megatron.check_model(config)  # the toy model exists only now
     machine.prepare(config)
     run_view.READY.set()
@@ -94,8 +101,9 @@ def _ours_alone(config: DictConfig, settings: Mapping[str, Any]) -> Iterator[str
     estimator = str(config.algorithm.adv_estimator)
     if fields := declared_fields(estimator):
         yield f"'{estimator}' needs {', '.join(fields)} of each row and"
-    for section in ("masks", "sampler", "task_key", "deterministic"):
-        if settings.get(section):
+    for section in ("masks", "teacher", "divergence", "sampler", "task_key", "deterministic"):
+        empty = section == "divergence" and settings.get(section) is not None  # all its defaults
+        if settings.get(section) or empty:
             yield f"algorithm.verl_ext.{section}"
 
 

@@ -10,9 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.masks import MaskChain
 from verl_ext.adapters.names import TRAINER_MODES
-from verl_ext.catalog import ADVANTAGES, MASKS, SAMPLERS, Plugin
+from verl_ext.adapters.teacher import check as teacher_check
+from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, SAMPLERS, Plugin
 from verl_ext.sampling.quota import shares
 
+ADVANTAGE_KEY = "algorithm.verl_ext.advantage"
 # Reward functions of ours that give 0/1 only when asked to.
 BINARY_ON_REQUEST = ("verl_ext.reward_fns.string_composition",)
 
@@ -28,6 +30,7 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
         SettingsError: names the key, the nearest valid name and the line to type.
     """
     _check_estimator(config, settings)
+    teacher_check.check(config, settings)
     _check_masks(config, settings.get("masks") or {})
     _check_sampler(config, settings)
     _check_deterministic(config, settings)
@@ -38,15 +41,32 @@ def _check_estimator(config: DictConfig, settings: Mapping[str, Any]) -> None:
 
     name = str(config.algorithm.adv_estimator)
     refuse_unknown("algorithm.adv_estimator", [name], list(ADV_ESTIMATOR_REGISTRY))
-    arguments = settings.get("advantage") or {}
+    if name not in MIXERS:
+        check_estimator(config, name, settings.get("advantage") or {}, ADVANTAGE_KEY)
+
+
+def check_estimator(
+    config: DictConfig, name: str, arguments: Mapping[str, Any], key: str = ADVANTAGE_KEY
+) -> None:
+    """Refuses arguments that an estimator does not take, or that are another's.
+
+    Args:
+        config: verl's whole configuration.
+        name: of the estimator, known to verl's registry.
+        arguments: for it.
+        key: where they stand.
+
+    Raises:
+        SettingsError: names the key and what to do.
+    """
     if name not in ADVANTAGES:
         if arguments:
             raise SettingsError(
-                f"algorithm.verl_ext.advantage ({', '.join(arguments)}) belongs to another "
-                f"estimator: '{name}' takes none of it. Remove it: '~algorithm.verl_ext.advantage'"
+                f"{key} ({', '.join(arguments)}) belongs to another "
+                f"estimator: '{name}' takes none of it. Remove it: '~{key}'"
             )
         return
-    _check_call("algorithm.verl_ext.advantage", ADVANTAGES[name], arguments)
+    _check_call(key, ADVANTAGES[name], arguments)
     if ADVANTAGES[name].binary_outcomes:
         _check_binary(config, name)
 

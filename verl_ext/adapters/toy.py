@@ -8,6 +8,7 @@ from omegaconf.errors import InterpolationResolutionError
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 
 RESOLVER = "verl_ext_toy"
+TEACHER_RESOLVER = "verl_ext_toy_teacher"  # of a paper that needs a teacher on any task
 DEFAULT_VARIANT = "w_reinforce"
 SCALES = "reward.custom_reward_function.reward_kwargs.scales"
 # Where a run may name a part of the world; TEACHERS holds one entry per teacher of verl's own.
@@ -27,6 +28,16 @@ def register_resolver() -> None:
     and ``teacher_NAME``.
     """
     OmegaConf.register_new_resolver(RESOLVER, _path, replace=True)
+    OmegaConf.register_new_resolver(TEACHER_RESOLVER, _teacher, replace=True)
+
+
+def _teacher(*, _root_: Any) -> str | None:
+    """The toy's teacher where the run is on the toy; nobody where it is not."""
+    from verl_ext.toy import variants
+
+    if not in_use(_root_) or not variants.recipe_of(variant(_root_)).teachers:
+        return None
+    return _path("teacher", _root_=_root_)
 
 
 def _path(part: str, *, _root_: Any) -> str:

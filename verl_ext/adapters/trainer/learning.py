@@ -12,8 +12,9 @@ from verl.workers.utils.padding import response_to_nested
 from verl_ext.adapters import advantage
 from verl_ext.adapters.masks import MaskChain, rows_to_train
 from verl_ext.adapters.sessions import sessions
+from verl_ext.adapters.teacher.settings import rewarded_estimator
 from verl_ext.adapters.trainer.stage import Stage, settings, task_key
-from verl_ext.catalog import ADVANTAGES
+from verl_ext.catalog import ADVANTAGES, MIXERS
 
 
 class Learning(Stage):
@@ -35,10 +36,11 @@ class Learning(Stage):
 
     def _ext_context(self, batch: KVBatchMeta) -> advantage.BatchContext | None:
         """What our estimators are told of the batch; verl's own need nothing of it."""
-        estimator = str(self.config.algorithm.adv_estimator)
-        if estimator not in ADVANTAGES:
+        estimator = rewarded_estimator(self.config)
+        if estimator not in ADVANTAGES | MIXERS:
             return None
-        theirs = {name: self.ext_fields[name] for name in advantage.declared_fields(estimator)}
+        declared = advantage.declared_fields(estimator) if estimator in ADVANTAGES else ()
+        theirs = {name: self.ext_fields[name] for name in declared}
         data = self.ext_batch.get(batch, ["response_mask", *theirs.values(), *self.ext_masks.needs])
         return advantage.BatchContext(
             sessions(batch.keys, batch.tags),
@@ -62,10 +64,11 @@ class Learning(Stage):
         for line in masked.news:
             print(f"[verl_ext] step {self.global_steps}: {line}")
         counted = rows.split(masked.counted)
-        self._ext_counted, self._ext_teaches = counted, masked.teaches
+        self._ext_counted = counted
+        self._ext_teaches = masked.teaches or (self.ext_loss_teaches and bool(counted.any()))
         # verl's own rejections reduce response_mask alone, and verl divides by loss_mask.
         rejected = (self.config.algorithm.get("rollout_correction") or {}).get("rollout_rs")
-        if not masked.teaches or not (masked.withheld or rejected):
+        if not self._ext_teaches or not (masked.withheld or rejected):
             return batch
         fields = {
             "advantages": rows.split(masked.advantages),

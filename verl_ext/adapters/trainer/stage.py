@@ -28,6 +28,11 @@ class Stage:
     _add_prompts_to_generate: Any
     kl_ctrl_in_reward: Any
 
+    @property
+    def ext_loss_teaches(self) -> bool:
+        """Whether tokens without an advantage teach too, by another term of the loss."""
+        return False
+
     @cached_property
     def ext_batch(self) -> BatchFields:
         """The fields of the batch in hand."""

@@ -1,0 +1,1 @@
+"""Learning from a teacher: settings and checks, its log-probs, and the loss against its logits."""

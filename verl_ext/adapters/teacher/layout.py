@@ -1,0 +1,98 @@
+"""Where the tokens of a micro-batch lie among the logits that a rank holds.
+
+Engines pack, pad and share a micro-batch out in ways of their own. One integer per token goes
+through verl's own code for that; what belongs to a token is then looked up by it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from verl.utils.ulysses import get_ulysses_sequence_parallel_world_size, slice_input_tensor
+
+from verl_ext.losses.vocabulary import VocabShard
+
+MEGATRON = "megatron"
+
+
+@dataclass(frozen=True)
+class SampledTokens:
+    """The response tokens that are in the loss, in packed order.
+
+    Attributes:
+        slots: jagged (rows, prompt and response); at the position whose logits predict such a
+            token its number plus 1, elsewhere 0.
+        positions: (tokens,) the packed position of those logits.
+        labels: (tokens,) the token ids.
+    """
+
+    slots: Tensor
+    positions: Tensor
+    labels: Tensor
+
+
+def sampled_tokens(data: TensorDict) -> SampledTokens:
+    """Finds them by ``prompts``, ``responses`` and ``response_mask`` of a jagged micro-batch."""
+    sequences, responses = data["input_ids"].offsets(), data["responses"].offsets()
+    lengths = responses.diff()
+    # Logits at position p predict token p + 1: a response's first logits are the prompt's last.
+    starts = sequences[1:] - lengths - 1
+    within = torch.arange(int(responses[-1]), device=lengths.device)
+    within = within - responses[:-1].repeat_interleave(lengths)
+    counted = data["response_mask"].values().bool()
+    positions = (starts.repeat_interleave(lengths) + within)[counted]
+    labels = data["responses"].values()[counted]
+    slots = torch.zeros(int(sequences[-1]), dtype=torch.int64, device=lengths.device)
+    slots[positions] = torch.arange(1, len(positions) + 1, device=lengths.device)
+    nested = torch.nested.nested_tensor_from_jagged(slots, sequences)
+    return SampledTokens(nested, positions, labels)
+
+
+def on_this_rank(slots: Tensor, strategy: str, data_format: str) -> Tensor:
+    """A rank's share under sequence (Ulysses) or context parallelism, padded as its logits are."""
+    if strategy == MEGATRON:
+        from verl.models.mcore.util import preprocess_bshd_engine, preprocess_thd_engine
+
+        prepare = preprocess_thd_engine if data_format == "thd" else preprocess_bshd_engine
+        share: Tensor = prepare(slots, pre_process=True)[0]
+        return share
+    packed = slots.values().unsqueeze(0)
+    if get_ulysses_sequence_parallel_world_size() > 1:
+        packed = slice_input_tensor(packed, dim=1)
+    return packed
+
+
+def vocabulary_shard(strategy: str, width: int) -> VocabShard | None:
+    """Which ids a rank's logits are of, under tensor parallelism; None if all."""
+    if strategy != MEGATRON:
+        return None
+    mpu: Any = __import__("megatron.core.parallel_state", fromlist=["parallel_state"])
+    if mpu.get_tensor_model_parallel_world_size() == 1:
+        return None
+    start = mpu.get_tensor_model_parallel_rank() * width
+    return VocabShard(mpu.get_tensor_model_parallel_group(), start)
+
+
+def of_width(logits: Tensor, width: int, strategy: str) -> Tensor:
+    """A teacher's logits over as many ids as the student has.
+
+    Models of one tokenizer may pad their vocabularies to different sizes. Ids beyond the student's
+    are left out; ids beyond the teacher's get no probability.
+
+    Raises:
+        ValueError: the sizes differ and ranks hold shards, which then are of different ids.
+    """
+    own = logits.shape[-1]
+    if own == width:
+        return logits
+    if vocabulary_shard(strategy, width) is not None:
+        raise ValueError(
+            f"the teacher's vocabulary is cut into shards of {own} ids and the student's of "
+            f"{width}: under tensor parallelism both need one size. Add: "
+            "algorithm.verl_ext.teacher.source=server"
+        )
+    if own > width:
+        return logits[..., :width]
+    return torch.nn.functional.pad(logits, (0, width - own), value=float("-inf"))

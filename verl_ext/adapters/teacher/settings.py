@@ -1,0 +1,218 @@
+"""What ``algorithm.verl_ext`` says of a teacher, read once and refused where it makes no sense."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from verl_ext.adapters.errors import SettingsError, refuse_unknown
+from verl_ext.catalog import MIXERS
+from verl_ext.losses.divergence import divergence
+from verl_ext.suggest import nearest
+
+SOURCES = ("ref", "server")
+ON_FAILURE = ("stop", "drop")
+LOG_PROBS = ("old", "rollout")
+# Names for what alpha means; the numbers between 0 and 1 are Jensen-Shannon divergences.
+ALPHAS = {"forward_kl": 0.0, "jsd": 0.5, "reverse_kl": 1.0}
+SAMPLED = ("k1", "k2", "k3", "kl", "abs", "mse", "low_var_kl")
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """``algorithm.verl_ext.teacher``: who the teacher is.
+
+    Attributes:
+        source: ``"ref"``, verl's reference worker with the teacher's weights, or ``"server"``,
+            verl's pool of teacher servers (``distillation.*``).
+        path: of the teacher's model, for ``ref``.
+        log_prob_floor: nats, what stands in for a log-prob that is NaN or infinite.
+        on_teacher_failure: of a server, ``"stop"`` or ``"drop"`` its rows.
+        timeout_s: seconds a server may take for one response.
+
+    Raises:
+        ValueError: a value is none of those.
+    """
+
+    source: str
+    path: str | None = None
+    log_prob_floor: float = -20.0
+    on_teacher_failure: str = "stop"
+    timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        _one_of("source", self.source, SOURCES)
+        _one_of("on_teacher_failure", self.on_teacher_failure, ON_FAILURE)
+        if not -1e4 <= self.log_prob_floor < 0:
+            raise ValueError(f"log_prob_floor must be a negative number, got {self.log_prob_floor}")
+        if not self.timeout_s > 0:
+            raise ValueError(f"timeout_s must be above 0, got {self.timeout_s}")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """``algorithm.verl_ext.advantage`` of a mixing estimator.
+
+    A = ``task_weight`` * A[``task_estimator``] + the teacher's term.
+
+    Attributes:
+        task_estimator: any name verl's registry knows, or None for the teacher's term alone.
+        task_weight: of its advantages.
+        task_arguments: its ``algorithm.verl_ext.advantage``.
+        log_probs: the student's, ``"old"`` of the training engine or ``"rollout"`` of the sampler.
+        term: keyword arguments of the teacher's term.
+
+    Raises:
+        ValueError: a value is none of those.
+    """
+
+    task_estimator: str | None = None
+    task_weight: float = 1.0
+    task_arguments: Mapping[str, Any] = field(default_factory=dict)
+    log_probs: str = "old"
+    term: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _one_of("log_probs", self.log_probs, LOG_PROBS)
+        if self.task_arguments and self.task_estimator is None:
+            raise ValueError("task_arguments has no effect without a task_estimator")
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """``algorithm.verl_ext.divergence``: a term of the loss against the teacher's distribution.
+
+    Attributes:
+        coef: its weight beside the policy loss.
+        alpha: ``"forward_kl"``, ``"reverse_kl"``, ``"jsd"``, or a number between 0 and 1.
+        top_k: tokens of the support, None for all of them.
+        support: whose: ``"student"``, ``"teacher"``, or ``"full"``.
+        tail: whether what lies outside counts as one more token, else both are renormalised.
+
+    Raises:
+        ValueError: a value is none of those.
+    """
+
+    coef: float = 1.0
+    alpha: float | str = "reverse_kl"
+    top_k: int | None = 100
+    support: str = "student"
+    tail: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.coef > 0:
+            raise ValueError(f"coef must be above 0, got {self.coef}")
+        if self.alpha in SAMPLED:
+            raise ValueError(
+                f"alpha={self.alpha} is an estimate from the sampled token. Back-propagated "
+                "directly it is wrong: the expected gradient of k1 is zero, whatever the teacher "
+                "says. The sampled form is the advantage: algorithm.adv_estimator=verl_ext.opd"
+            )
+        if isinstance(self.alpha, str):
+            _one_of("alpha", self.alpha, tuple(ALPHAS))
+        logits = torch.zeros(1, max(self.top_k or 1, 1))
+        divergence(logits, logits, **self.arguments)  # refuses the rest
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the kernel."""
+        alpha = ALPHAS[self.alpha] if isinstance(self.alpha, str) else float(self.alpha)
+        of_support = {"top_k": self.top_k, "support": self.support, "tail": self.tail}
+        return {"alpha": alpha, **of_support}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run wants of its teacher.
+
+    Attributes:
+        teacher: None if there is none.
+        mix: None unless the estimator mixes.
+        divergence: None unless the loss has that term.
+    """
+
+    teacher: Teacher | None
+    mix: Mix | None
+    divergence: Divergence | None
+
+    @property
+    def needs_log_probs(self) -> bool:
+        """Whether the advantage asks for the teacher's log-probs of the sampled tokens."""
+        return self.mix is not None and self.mix.term.get("coef", 1.0) != 0
+
+
+def plan(config: DictConfig) -> Plan:
+    """Reads the sections.
+
+    Raises:
+        SettingsError: names the key, and the nearest valid one.
+    """
+    settings = config.algorithm.get("verl_ext") or {}
+    key = "algorithm.verl_ext"
+    read = {
+        name: _read(f"{key}.{name}", made, settings.get(name))
+        for name, made in (("teacher", Teacher), ("divergence", Divergence))
+    }
+    mixer = MIXERS.get(str(config.algorithm.adv_estimator))
+    mix = None
+    if mixer:
+        mix = _read(f"{key}.advantage", _mix_of(mixer.function), settings.get("advantage") or {})
+    return Plan(read["teacher"], mix, read["divergence"])
+
+
+def rewarded_estimator(config: DictConfig) -> str:
+    """The estimator that sees the rewards: of a mixing one its task's, its own name if none."""
+    name = str(config.algorithm.adv_estimator)
+    if name not in MIXERS:
+        return name
+    advantage = (config.algorithm.get("verl_ext") or {}).get("advantage") or {}
+    return str(advantage.get("task_estimator") or name)
+
+
+def _mix_of(function: Callable[..., Any]) -> Callable[..., Mix]:
+    """A maker of :class:`Mix` that also takes the keyword arguments of the teacher's term."""
+    parameters = inspect.signature(function).parameters.values()
+    own = [item for item in parameters if item.kind is item.KEYWORD_ONLY]
+    ours = [item for item in inspect.signature(Mix).parameters.values() if item.name != "term"]
+
+    def make(**arguments: Any) -> Mix:
+        term = {item.name: arguments.pop(item.name, item.default) for item in own}
+        ones = torch.zeros(1, 2)
+        function(ones, ones, torch.ones(1, 2), **term)  # its errors are the check of its values
+        return Mix(**arguments, term=term)
+
+    only = inspect.Parameter.KEYWORD_ONLY
+    make.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [item.replace(kind=only) for item in (*ours, *own)]
+    )
+    return make
+
+
+def _read(key: str, made: Callable[..., Section], section: Any) -> Section | None:
+    if section is None:
+        return None
+    plain: Any = OmegaConf.to_container(OmegaConf.create(section), resolve=True)
+    if not isinstance(plain, dict):
+        raise SettingsError(f"{key} must be a mapping, got {section!r}")
+    parameters = inspect.signature(made).parameters.values()
+    refuse_unknown(key, plain, [item.name for item in parameters])
+    missing = [p.name for p in parameters if p.default is p.empty and p.name not in plain]
+    if missing:
+        raise SettingsError(f"{key} lacks {missing[0]}. Add: +{key}.{missing[0]}=...")
+    try:
+        return made(**plain)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{key}: {error}") from error
+
+
+def _one_of(name: str, value: Any, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ValueError(
+            f"{name} must be one of {', '.join(valid)}, got {value!r}; "
+            f"did you mean {nearest(str(value), valid)!r}?"
+        )

@@ -1,0 +1,144 @@
+"""A teacher beside the trainer: its worker, its log-probs, and its part of the advantage."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import torch
+from omegaconf import DictConfig, open_dict
+from torch import Tensor
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.utils import Role
+from verl.workers.utils.padding import response_from_nested, response_to_nested
+
+from verl_ext.adapters.teacher import settings as teacher_settings
+from verl_ext.adapters.teacher.workers import SETTINGS, TaughtDetachedWorker, TaughtWorker
+from verl_ext.adapters.trainer.stage import Stage
+from verl_ext.catalog import MIXERS
+from verl_ext.tensor_ops import finite_or
+
+# Where verl's colocated worker holds the actor -> the same with a reference model.
+WITH_REFERENCE = {Role.ActorRollout: Role.ActorRolloutRef}
+
+
+class Teaching(Stage):
+    """What ``algorithm.verl_ext.teacher`` and ``.divergence`` ask of the trainer."""
+
+    base_mode: str
+    use_reference_policy: bool
+    role_worker_mapping: dict[Role, Any]
+    mapping: dict[Role, str]
+
+    def __init__(self, config: DictConfig) -> None:
+        self.ext_plan = teacher_settings.plan(config)
+        teacher, divergence = self.ext_plan.teacher, self.ext_plan.divergence
+        if teacher:
+            ours = {
+                "teacher_path": teacher.path,
+                "divergence": asdict(divergence) if divergence else None,
+            }
+            with open_dict(config):
+                rollout = config.actor_rollout_ref.rollout
+                rollout.custom = {**(rollout.get("custom") or {}), SETTINGS: ours}
+        super().__init__(config)  # type: ignore[call-arg]
+        if teacher and teacher.source == "ref":
+            self.use_reference_policy = True
+
+    @property
+    def ext_loss_teaches(self) -> bool:
+        """A divergence does, whatever the advantages are."""
+        return self.ext_plan.divergence is not None
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()  # type: ignore[misc]
+        teacher = self.ext_plan.teacher
+        if not teacher:
+            return
+        worker = TaughtDetachedWorker if self.base_mode == "separate_async" else TaughtWorker
+        roles = self.role_worker_mapping
+        for role in (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef):
+            if role not in roles:
+                continue
+            del roles[role]
+            pool = self.mapping.pop(role)
+            role = WITH_REFERENCE.get(role, role) if teacher.source == "ref" else role
+            roles[role], self.mapping[role] = ray.remote(worker), pool
+            if role == Role.Actor and teacher.source == "ref":
+                roles[Role.RefPolicy], self.mapping[Role.RefPolicy] = ray.remote(worker), pool
+
+    def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """As verl's; left out where the advantage does not ask for the teacher's log-probs."""
+        if self.ext_plan.teacher and not self.ext_plan.needs_log_probs:
+            return batch
+        return super()._compute_ref_log_prob(batch, metrics)  # type: ignore[misc]
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        mix = self.ext_plan.mix
+        if mix is None:
+            return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        with self._ext_task():
+            batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        self.ext_batch.forget("advantages", "response_mask")
+        return self._ext_mix(batch, metrics)
+
+    @contextmanager
+    def _ext_task(self) -> Iterator[None]:
+        """Lets verl compute the advantage of the task's estimator, with its own arguments."""
+        algorithm, mix = self.config.algorithm, self.ext_plan.mix
+        assert mix is not None
+        before = algorithm.adv_estimator, algorithm.verl_ext.get("advantage")
+        with open_dict(algorithm):
+            if mix.task_estimator is not None:
+                algorithm.adv_estimator = mix.task_estimator
+            algorithm.verl_ext.advantage = dict(mix.task_arguments)
+            try:
+                yield
+            finally:
+                algorithm.adv_estimator, algorithm.verl_ext.advantage = before
+
+    def _ext_mix(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Writes A = task_weight * A_task + the teacher's term."""
+        mix = self.ext_plan.mix
+        assert mix is not None
+        lengths = self.ext_batch.get(batch, ["response_mask"])["response_mask"]
+        mask = lengths.to_padded_tensor(0).bool()
+        task = self.ext_batch.get(batch, ["advantages"])["advantages"].to_padded_tensor(0.0)
+        advantages = mix.task_weight * task
+        if self.ext_plan.needs_log_probs:
+            name = {"old": "old_log_probs", "rollout": "rollout_log_probs"}[mix.log_probs]
+            student = self.ext_batch.get(batch, [name])[name].to_padded_tensor(0.0)
+            teacher = self._ext_teacher_log_probs(batch, mask, metrics)
+            term = MIXERS[str(self.config.algorithm.adv_estimator)].function
+            advantages = advantages + term(student, teacher, mask, **mix.term)
+            gap = torch.where(mask, student - teacher, 0).sum() / mask.sum().clamp_min(1)
+            metrics["verl_ext/teacher/reverse_kl"] = gap.item()
+        return self.ext_batch.put(batch, {"advantages": response_to_nested(advantages, lengths)})
+
+    def _ext_teacher_log_probs(
+        self, batch: KVBatchMeta, mask: Tensor, metrics: dict[str, Any]
+    ) -> Tensor:
+        """(rows, time): the teacher's, finite; what was not is counted."""
+        plan = self.ext_plan
+        assert plan.teacher is not None
+        if plan.teacher.source == "ref":
+            nested = self.ext_batch.get(batch, ["ref_log_prob"])["ref_log_prob"]
+        else:
+            full = self.ext_batch.get(batch, ["teacher_logprobs", "response_mask"])
+            packed = full["teacher_logprobs"]
+            flat = torch.nested.nested_tensor_from_jagged(
+                packed.values().squeeze(-1), packed.offsets()
+            )
+            nested = response_from_nested(flat, full["response_mask"])
+        values, replaced = finite_or(nested.to_padded_tensor(0.0), plan.teacher.log_prob_floor)
+        share = (replaced & mask).sum() / mask.sum().clamp_min(1)
+        metrics["verl_ext/teacher/non_finite"] = share.item()
+        return values
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """As verl's; our names of the loss's metrics lose the prefix that it gives them."""
+        batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
+        for name in [name for name in metrics if name.startswith("actor/verl_ext/")]:
+            metrics[name.removeprefix("actor/")] = metrics.pop(name)
+        return batch
