@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-# Of one float32 buffer. A processor's should stay in its cache; an accelerator's should be large
-# enough to keep it busy.
-PROCESSOR_BYTES = 2 * 2**20
+# Of one buffer. A processor's should stay in the caches of its threads; an accelerator's should be
+# large enough to keep it busy.
+THREAD_BYTES = 2 * 2**20
 ACCELERATOR_BYTES = 256 * 2**20
 
 
@@ -20,7 +20,8 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
 
 def default_chunk(logits: Float[Tensor, "tokens vocab"]) -> int:
     """How many rows fit into a buffer."""
-    budget = PROCESSOR_BYTES if logits.device.type == "cpu" else ACCELERATOR_BYTES
+    threads = torch.get_num_threads()
+    budget = THREAD_BYTES * threads if logits.device.type == "cpu" else ACCELERATOR_BYTES
     return max(1, budget // (logits.shape[-1] * arithmetic(logits.dtype).itemsize))
 
 
@@ -40,7 +41,7 @@ class TokenRows:
 
     def pieces(self, width: int | None = None) -> Iterator[slice]:
         """Slices of the selected rows; ``width`` lets narrower rows come in larger pieces."""
-        step = self.chunk if width is None else max(self.chunk, PROCESSOR_BYTES // (8 * width))
+        step = self.chunk if width is None else max(self.chunk, THREAD_BYTES // (8 * width))
         for start in range(0, self.count, step):
             yield slice(start, min(start + step, self.count))
 

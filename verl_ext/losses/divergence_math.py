@@ -77,14 +77,26 @@ def pointwise(
         return _weighted(q, teacher - student), -q
     p = student.exp()
     if alpha == 1:
-        term = _weighted(p, student - teacher)
-        return term, term + p
-    # log M − log p = log(1 + α(q/p − 1)): exact where the two are close, unlike log M itself.
-    ratio = (teacher - student).clamp(max=LARGEST_LOG_RATIO)
-    mixture = torch.log1p(ratio.expm1().mul_(alpha))
+        terms = _weighted(p, student - teacher)
+        return terms, terms + p
+    ratio, mixture = _log_ratios(student, teacher, alpha)
+    slopes = p.mul_(mixture).mul_(alpha - 1)
+    return ratio.sub_(mixture).mul_(teacher.exp()).mul_(alpha).add_(slopes), slopes
+
+
+def slopes_only(
+    student: Float[Tensor, "*axes"],
+    teacher: Float[Tensor, "*axes"],
+    student_probs: Float[Tensor, "*axes"],
+    alpha: float,
+) -> Float[Tensor, "*axes"]:
+    """The derivatives of ``pointwise`` without the terms, where p is there already."""
+    if alpha == 0:
+        return teacher.exp().neg_()
+    if alpha == 1:
+        return _weighted(student_probs, student - teacher).add_(student_probs)
     # The derivatives of M drop out of the sum: what M gains on one side it loses on the other.
-    slope = _weighted(p, mixture).mul_(-(1 - alpha))
-    return slope + _weighted(teacher.exp(), ratio - mixture).mul_(alpha), slope
+    return _log_ratios(student, teacher, alpha)[1].mul_(student_probs).mul_(alpha - 1)
 
 
 def _weighted(
@@ -92,6 +104,18 @@ def _weighted(
 ) -> Float[Tensor, "*axes"]:
     """Weight times log-ratio, 0 where the weight is 0 although the log-ratio is infinite or NaN."""
     return (weight * log_ratio).masked_fill_(weight == 0, 0)
+
+
+def _log_ratios(
+    student: Float[Tensor, "*axes"], teacher: Float[Tensor, "*axes"], alpha: float
+) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
+    """log(q/p) and log(M/p), both finite: a weight of 0 then makes 0 of them.
+
+    log(M/p) = log(1 + α(q/p − 1)) is exact where p and q are close, unlike log M itself.
+    """
+    ratio = teacher - student
+    ratio.nan_to_num_(nan=0.0, neginf=-LARGEST_LOG_RATIO).clamp_(max=LARGEST_LOG_RATIO)
+    return ratio, ratio.expm1().mul_(alpha).log1p_()
 
 
 def support_divergence(

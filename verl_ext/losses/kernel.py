@@ -23,6 +23,7 @@ from verl_ext.losses.divergence_math import (
     DivergenceKind,
     mass_outside,
     pointwise,
+    slopes_only,
     support_divergence,
 )
 from verl_ext.losses.vocabulary import (
@@ -164,7 +165,7 @@ class TokenTermsKernel(torch.autograd.Function):
         overlap = torch.full_like(divergence, torch.nan)
         if student_top is not None and teacher_top is not None:
             overlap = shared(student_top, teacher_top).to(divergence.dtype)
-        ctx.job_kind, ctx.tokens, ctx.vocab = job.kind, job.tokens, job.vocab
+        ctx.kind, ctx.tokens, ctx.vocab = job.kind, job.tokens, job.vocab
         ctx.save_for_backward(
             logits, job.labels, student.peak, student.total, slope_sum, *kept
         )
@@ -178,30 +179,29 @@ class TokenTermsKernel(torch.autograd.Function):
     ) -> tuple[Tensor, None]:
         """The gradient of the logits, in their dtype; 0 in rows that are not selected."""
         logits, labels, peak, total, slope_sum, *kept = ctx.saved_tensors
-        tokens, size = ctx.tokens, logits.shape[-1]
-        student = Distributions(peak, total)
+        tokens, student = ctx.tokens, Distributions(peak, total)
         grad = torch.empty_like(logits) if tokens.rows is None else torch.zeros_like(logits)
         # A token whose divergence is infinite and counts for nothing is no reason for a NaN.
         counts = divergence_grad != 0
         pull = torch.where(counts, divergence_grad * slope_sum, 0)
         if labels is not None:
             pull = pull + log_probs_grad
-            label, here = local_ids(labels.unsqueeze(-1), size, ctx.vocab)
+            label, here = local_ids(labels.unsqueeze(-1), logits.shape[-1], ctx.vocab)
             at_label = log_probs_grad.unsqueeze(-1)
-            if here is not None:
-                at_label = at_label * here
+            at_label = at_label if here is None else at_label * here
         for piece in tokens.pieces():
             rows = tokens.take(logits, piece)
-            values = torch.sub(rows, peak[piece].unsqueeze(-1)).exp_()
-            values.mul_((-pull[piece] / total[piece]).unsqueeze(-1))
-            scale = divergence_grad[piece].unsqueeze(-1)
-            if ctx.job_kind.support == "full":
-                slopes = _full_slopes(rows, student, kept, piece, ctx)
-                values.add_(slopes.mul_(scale).masked_fill_(~counts[piece].unsqueeze(-1), 0))
+            weight, used = divergence_grad[piece].unsqueeze(-1), counts[piece].unsqueeze(-1)
+            if ctx.kind.support == "full":
+                log_p = student.all_log_probs(rows, piece)
+                values = log_p.exp()
+                slopes = _slopes(log_p, values, kept, piece, ctx).mul_(weight)
+                values.mul_(-pull[piece].unsqueeze(-1)).add_(slopes.masked_fill_(~used, 0))
             else:
-                ids, slopes = (kept_piece[piece] for kept_piece in kept)
-                slopes = torch.where(counts[piece].unsqueeze(-1), slopes * scale, 0)
-                values.scatter_add_(-1, ids.long(), slopes)
+                values = torch.sub(rows, peak[piece].unsqueeze(-1)).exp_()
+                values.mul_((-pull[piece] / total[piece]).unsqueeze(-1))
+                slopes = torch.where(used, kept[1][piece] * weight, 0)
+                values.scatter_add_(-1, kept[0][piece].long(), slopes)
             if labels is not None:
                 values.scatter_add_(-1, label[piece], at_label[piece])
             tokens.put(grad, piece, values)
@@ -239,13 +239,13 @@ def _full(logits, student, teacher, job):
     for piece in job.tokens.pieces():
         log_p = student.all_log_probs(job.tokens.take(logits, piece), piece)
         log_q = teacher.all_log_probs(job.tokens.take(job.teacher.logits, piece), piece)
-        terms, slopes = pointwise(log_p, log_q, job.kind.alpha)
+        terms, slopes = pointwise(log_p, log_q.to(log_p.dtype), job.kind.alpha)
         divergence[piece], slope_sum[piece] = terms.sum(-1), slopes.sum(-1)
     return summed(divergence, job.vocab), summed(slope_sum, job.vocab)
 
 
-def _full_slopes(rows, student, kept, piece, ctx):
+def _slopes(log_p, p, kept, piece, ctx):
     """∂D/∂log p over the whole vocabulary, made again for a piece."""
     teacher_logits, peak, total = kept
     log_q = Distributions(peak, total).all_log_probs(ctx.tokens.take(teacher_logits, piece), piece)
-    return pointwise(student.all_log_probs(rows, piece), log_q, ctx.job_kind.alpha)[1]
+    return slopes_only(log_p, log_q.to(log_p.dtype), p, ctx.kind.alpha)
