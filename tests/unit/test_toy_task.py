@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from verl_ext.toy.reward import compute_score, likeness, points
 from verl_ext.toy.task import (
     DATA_SOURCES,
+    DOMAINS,
     OUTER,
     SKILLS,
     Problem,
@@ -66,6 +67,22 @@ def test_the_three_tasks_part_the_trained_pairs_by_their_outer_function():
     assert [len(part) for part in parts] == [20, 5, 5]
     for task, pairs in zip(OUTER, parts, strict=True):
         assert {outer for _, outer in pairs} == set(OUTER[task])
+
+
+def test_the_two_domains_halve_the_trained_pairs_by_their_outer_function():
+    left, right = (compositions(domain) for domain in DOMAINS)
+    assert not set(left) & set(right)
+    assert sorted(left + right) == compositions("toy")
+    assert len(left) == len(right) == 15
+    assert {outer for _, outer in left}.isdisjoint(outer for _, outer in right)
+    for pairs in (left, right):  # every function is an inner one in both
+        assert {inner for inner, _ in pairs} == set(SKILLS)
+
+
+def test_domains_are_rewarded_for_the_right_word_alone():
+    for domain in DOMAINS:
+        assert compute_score(domain, "bbaaff", "bbaaff") == {"score": 1, "acc": 1}
+        assert compute_score(domain, "bbaafe", "bbaaff") == {"score": 0, "acc": 0}
 
 
 def test_an_unknown_data_source_is_refused():

@@ -5,6 +5,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -25,7 +26,7 @@ from verl_ext.toy.model import (
     training_batch,
     warm_up,
 )
-from verl_ext.toy.task import OUTER, TaskSpec, run, split_of
+from verl_ext.toy.task import OUTER, TaskSpec, compositions, run, split_of
 from verl_ext.toy.tokenizer import END_ID, PAD_ID, VOCAB_SIZE, byte_tokenizer
 
 SMALL = ModelSpec(hidden_size=32, layers=1, heads=2, kv_heads=2, feed_forward=32)
@@ -35,6 +36,11 @@ TINY = variants.Recipe(
     warmup=BRIEF,
     train=(("toy", 40),),
     validation=(("toy", 8), ("toy_held_out", 8), ("toy_level_3", 8)),
+)
+CAREFUL = replace(BRIEF, careless_share=0.0, seed=1)
+LEFT = replace(BRIEF, careful_pairs="toy_left", seed=1)
+TAUGHT = replace(
+    TINY, tuning=(LEFT,), teachers=(("left", (LEFT,)), ("late", (LEFT, CAREFUL)), ("early", ()))
 )
 
 
@@ -48,6 +54,14 @@ def built(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(variants.VARIANTS, "tiny", TINY)
         yield world.ensure("tiny", cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def taught(built):
+    """A world with three teachers, in the cache of the one without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(variants.VARIANTS, "taught", TAUGHT)
+        yield world.ensure("taught", cache_dir=built.root.parent.parent, progress=False)
 
 
 # ---- tokenizer
@@ -134,6 +148,54 @@ def test_carelessness_forgets_one_function_of_a_pair_and_spares_single_functions
 def test_careful_demonstrations_are_all_right():
     data = demonstrations(TaskSpec(), WarmupSpec(careful_share=0.0, careless_share=0.0))
     assert all(answer == problem.answer for problem, answer in (next(data) for _ in range(300)))
+
+
+def test_one_domain_can_be_spared_from_carelessness():
+    data = demonstrations(
+        TaskSpec(),
+        WarmupSpec(
+            single_share=0, careful_share=0, careless_share=1.0, careful_pairs="toy_left", seed=3
+        ),
+    )
+    left = set(compositions("toy_left"))
+    wrong = {True: 0, False: 0}
+    for problem, answer in (next(data) for _ in range(400)):
+        wrong[problem.skills in left] += answer != problem.answer
+    assert wrong[True] == 0
+    assert wrong[False] > 100  # of about 200; forgetting a function does not always show
+
+
+def test_slips_change_letters_of_careless_pairs_alone_and_no_length():
+    warmup = WarmupSpec(
+        single_share=0.3,
+        careful_share=0,
+        careless_share=0.0,
+        careful_pairs="toy_left",
+        slip_share=0.5,
+    )
+    left = set(compositions("toy_left"))
+    letters = changed = 0
+    for problem, answer in islice(demonstrations(TaskSpec(), warmup), 1500):
+        assert len(answer) == len(problem.answer)
+        if len(problem.skills) == 1 or problem.skills in left:
+            assert answer == problem.answer
+        else:
+            letters += len(answer)
+            changed += sum(a != b for a, b in zip(answer, problem.answer, strict=True))
+    # Drawn anew is every second letter, and one in six of them comes out as it was.
+    expected = 0.5 * 5 / 6
+    assert abs(changed / letters - expected) < 4 * (expected * (1 - expected) / letters) ** 0.5
+
+
+def test_the_pairs_can_be_those_of_one_domain():
+    data = demonstrations(TaskSpec(), WarmupSpec(single_share=0, pairs="toy_right"))
+    shown = {problem.skills for problem, _ in (next(data) for _ in range(400))}
+    assert shown == set(compositions("toy_right"))
+
+
+def test_a_misspelt_domain_is_refused_instead_of_sparing_nothing():
+    with pytest.raises(ValueError, match="data_source must be one of"):
+        next(demonstrations(TaskSpec(), WarmupSpec(careful_pairs="toy_lef")))
 
 
 def test_carelessness_begins_after_the_careful_share_of_the_updates():
@@ -295,6 +357,74 @@ def test_worlds_with_another_warm_up_share_none(tmp_path):
         for recipe in (TINY, replace(TINY, warmup=replace(BRIEF, seed=1)), replace(TINY, seed=1))
     }
     assert len(folders) == 2
+
+
+# ---- teachers
+
+
+def weights(folder):
+    return cache.digest(folder / "model.safetensors")
+
+
+def test_a_world_names_its_teachers_and_the_first_of_them(taught):
+    assert list(taught.teachers) == ["left", "late", "early"]
+    assert taught.part("teacher") == taught.part("teacher_left") == taught.root / "teacher_left"
+    assert taught.part("teacher_late") == taught.root / "teacher_late"
+    assert taught.part("model") == taught.model
+    assert all(path.exists() for path in taught.parts.values())
+
+
+def test_teachers_have_the_models_tokenizer_and_are_watched_over(taught):
+    files = json.loads((taught.root / "manifest.json").read_text())["files"]
+    for name, folder in taught.teachers.items():
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            assert (folder / file).read_bytes() == (taught.model / file).read_bytes()
+        assert f"teacher_{name}/model.safetensors" in files
+        assert not (folder / cache.MANIFEST).exists()
+
+
+def test_each_teacher_has_the_training_its_recipe_gives_it(built, taught):
+    teachers = {name: weights(folder) for name, folder in taught.teachers.items()}
+    assert teachers["early"] == weights(built.model)  # the warm-up alone
+    assert teachers["left"] == weights(taught.model)  # the model's own tuning
+    assert len(set(teachers.values())) == 3
+    start = built.model
+    for tuning, name in ((LEFT, "left"), (CAREFUL, "late")):  # each goes on from the one before
+        model = warm_up(TINY.task, SMALL, tuning, start=start, progress=False)
+        world.toy_model.save_model(model, built.root.parent / f"again_{name}")
+        start = built.root.parent / f"again_{name}"
+        assert weights(start) == teachers[name]
+
+
+def test_models_that_are_trained_alike_are_trained_once(taught, monkeypatch):
+    swapped = replace(TAUGHT, tuning=(LEFT, CAREFUL), teachers=(("student", (LEFT,)),))
+    monkeypatch.setitem(variants.VARIANTS, "swapped", swapped)
+    monkeypatch.setattr(world.toy_model, "warm_up", None)  # calling it would fail
+    again = world.ensure("swapped", cache_dir=taught.root.parent.parent, progress=False)
+    assert weights(again.model) == weights(taught.teachers["late"])
+    assert weights(again.part("teacher")) == weights(taught.model)
+
+
+def test_a_part_that_is_not_there_is_refused_with_those_that_are(built, taught):
+    with pytest.raises(ValueError, match=r"no part 'teacher_lft'.*teacher_left, teacher_late"):
+        taught.part("teacher_lft")
+    with pytest.raises(ValueError, match=r"no part 'teacher'; it has model, train, val$"):
+        built.part("teacher")
+
+
+@pytest.mark.parametrize("variant", variants.VARIANTS)
+def test_a_variants_problems_and_names_are_in_order(variant):
+    recipe = variants.recipe_of(variant)
+    names = [name for name, _ in recipe.teachers]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() for name in names)
+    train, validation = (world.verl_rows(recipe, split) for split in ("train", "validation"))
+    sizes = {name: len(prompts) for name, prompts in prompts_by_source(train).items()}
+    assert sizes == dict(recipe.train)
+    sizes = {name: len(prompts) for name, prompts in prompts_by_source(validation).items()}
+    assert sizes == dict(recipe.validation)
+    prompts = [row["prompt"][0]["content"] for row in train + validation]
+    assert len(set(prompts)) == len(prompts)
 
 
 # ---- answers
@@ -462,10 +592,21 @@ def test_any_parameter_of_the_recipe_names_another_folder():
             replace(TINY, warmup=replace(BRIEF, careless_share=0.25)),
             replace(TINY, task=TaskSpec(max_length=4)),
             replace(TINY, model=replace(SMALL, layers=2)),
+            replace(TINY, tuning=(BRIEF,)),
+            replace(TINY, teachers=(("a", (BRIEF,)),)),
+            replace(TINY, teachers=(("b", (BRIEF,)),)),
+            replace(TINY, teachers=(("b", (CAREFUL,)),)),
         )
     }
-    assert len(names) == 5
+    assert len(names) == 9
     assert world.fingerprint(TINY) == world.fingerprint(replace(TINY))
+
+
+def test_another_variant_rebuilds_nothing(monkeypatch):
+    before = world.path_of("w_reinforce")
+    monkeypatch.setitem(variants.VARIANTS, "another", TAUGHT)
+    assert world.path_of("w_reinforce") == before
+    assert variants.__file__ not in {str(path) for path in world.sources()}
 
 
 def test_an_unknown_variant_is_refused_with_the_nearest_name():

@@ -55,6 +55,7 @@ class WarmupSpec:
         careless_share: share of the pairs shown after that with one function forgotten;
         pairs: data source of the pairs;
         careful_pairs: data source whose pairs are always shown right, "" for none;
+        slip_share: share of the letters in careless pairs' answers that are drawn at random;
         seed: of the weights, the order of the data and the carelessness;
         threads: CPU threads, part of the recipe since they decide the last bits. One,
             since two on busy cores wait for each other and take many times as long.
@@ -68,6 +69,7 @@ class WarmupSpec:
     careless_share: float = 0.6
     pairs: str = "toy"
     careful_pairs: str = ""
+    slip_share: float = 0.0
     seed: int = 0
     threads: int = 1
 
@@ -114,7 +116,15 @@ def demonstrations(task: TaskSpec, warmup: WarmupSpec) -> Iterator[tuple[Problem
             share = warmup.careless_share if careless else 0.0
             forget = rng.random() < share
             skills = (rng.choice(problem.skills),) if forget else problem.skills
-            yield problem, run(skills, problem.word)
+            answer = run(skills, problem.word)
+            if careless and warmup.slip_share > 0:
+                answer = with_slips(answer, warmup.slip_share, task.alphabet, rng)
+            yield problem, answer
+
+
+def with_slips(word: str, share: float, alphabet: str, rng: random.Random) -> str:
+    """Returns ``word`` with that share of its letters drawn anew, on average."""
+    return "".join(rng.choice(alphabet) if rng.random() < share else letter for letter in word)
 
 
 def training_batch(

@@ -34,6 +34,16 @@ class Recipe:
 
 
 BASE = Recipe()
+# Tunings of the base, all on other demonstrations than its warm-up. Forgetting one of two functions
+# is right by chance in three answers of ten, so a student that shall fail more often slips as well.
+CAREFUL = WarmupSpec(
+    steps=300, lr=2e-3, single_share=0.2, careful_share=0.0, careless_share=0.0, seed=1
+)
+SHAKY = replace(CAREFUL, steps=60, lr=1e-3, single_share=0.35, careless_share=0.6, slip_share=0.3)
+LEFT = replace(CAREFUL, careless_share=0.9, careful_pairs="toy_left")
+RIGHT = replace(CAREFUL, careless_share=0.9, careful_pairs="toy_right")
+RIGHT_ALONE = replace(CAREFUL, steps=100, single_share=0.0, pairs="toy_right", seed=2)
+
 VARIANTS: dict[str, Recipe] = {
     "w_reinforce": BASE,
     # The base's model on three tasks of unequal size; their rewards have unequal scales.
@@ -41,6 +51,31 @@ VARIANTS: dict[str, Recipe] = {
         BASE,
         train=(("toy_exact", 1400), ("toy_letters", 350), ("toy_points", 150)),
         validation=(("toy_exact", 48), ("toy_letters", 48), ("toy_points", 48)),
+    ),
+    # One teacher that composes nearly without mistakes, and a student that forgets and slips.
+    "opd": replace(BASE, tuning=(SHAKY,), teachers=(("careful", (CAREFUL,)),)),
+    # The same student; each teacher is careful in one domain and no better than it in the other.
+    "opd_domains": replace(
+        BASE,
+        tuning=(SHAKY,),
+        teachers=(("left", (LEFT,)), ("right", (RIGHT,))),
+        train=(("toy_left", 512), ("toy_right", 512)),
+        validation=(("toy_left", 64), ("toy_right", 64)),
+    ),
+    # A skill is learned and an old one lost: knows the left domain, trains on the right one alone.
+    "opd_forget": replace(
+        BASE,
+        tuning=(LEFT,),
+        train=(("toy_right", 512),),
+        validation=(("toy_left", 64), ("toy_right", 64)),
+    ),
+    # The old one comes back: supervised on the right domain alone, then taught by what it was.
+    "opd_recover": replace(
+        BASE,
+        tuning=(LEFT, RIGHT_ALONE),
+        teachers=(("before", (LEFT,)),),
+        train=(("toy_left", 512),),
+        validation=(("toy_left", 64), ("toy_right", 64)),
     ),
 }
 

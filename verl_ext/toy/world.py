@@ -58,12 +58,16 @@ class World:
         return parts[name]
 
 
+def sources() -> list[Path]:
+    """Returns the code whose change makes another world of the same recipe."""
+    modules = (toy_task, toy_model, toy_tokenizer, string_composition, string_functions)
+    return [*(Path(str(module.__file__)) for module in modules), Path(__file__)]
+
+
 def fingerprint(recipe: Recipe) -> str:
     """Returns 12 hex digits of the recipe and of the source of the code that carries it out."""
-    modules = (toy_task, toy_model, toy_tokenizer, string_composition, string_functions)
-    sources = [Path(str(module.__file__)) for module in modules] + [Path(__file__)]
     state = hashlib.sha256(json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode())
-    for source in sources:
+    for source in sources():
         state.update(source.read_bytes())
     return state.hexdigest()[:12]
 
@@ -175,7 +179,7 @@ def build(recipe: Recipe, folder: Path, *, progress: bool = True) -> None:
 def ensure(
     variant: str = "w_reinforce", *, cache_dir: Path | None = None, progress: bool = True
 ) -> World:
-    """Returns a world, from the cache when it is whole there, else built first (one to three minutes).
+    """Returns a world, from the cache when it is whole there, else built first (some minutes).
 
     Args:
         variant: a name in ``variants.VARIANTS``.

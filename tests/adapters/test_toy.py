@@ -1,0 +1,98 @@
+"""Where a run may name a part of the toy world, and what is built for it."""
+
+from dataclasses import replace
+
+import pytest
+import verl  # loads the plugin  # noqa: F401
+from omegaconf import OmegaConf
+
+from verl_ext.adapters import toy
+from verl_ext.adapters.errors import SettingsError
+from verl_ext.toy import variants, world
+
+TAUGHT = replace(variants.BASE, teachers=(("left", ()), ("right", ())))
+RUN = ("+paper=w_reinforce", "+scale=cpu")
+
+
+@pytest.fixture(autouse=True)
+def taught(monkeypatch, tmp_path):
+    monkeypatch.setitem(variants.VARIANTS, "taught", TAUGHT)
+    monkeypatch.setenv("VERL_EXT_CACHE", str(tmp_path))
+
+
+def without_toy(**others):
+    """A configuration whose data and model are the user's own."""
+    return OmegaConf.create(
+        {
+            "data": {"train_files": "a.parquet", "val_files": "b.parquet"},
+            "actor_rollout_ref": {"model": {"path": "somebody/model"}},
+            "algorithm": {"verl_ext": {"toy": "taught"}},
+            **others,
+        }
+    )
+
+
+def test_every_part_resolves_to_its_place_in_the_variants_folder():
+    config = OmegaConf.create({"algorithm": {"verl_ext": {"toy": "taught"}}})
+    for part in ("model", "train", "val", "teacher", "teacher_left", "teacher_right"):
+        config[part] = f"${{verl_ext_toy:{part}}}"
+    root = world.path_of("taught")
+    assert config.model == str(root / "model")
+    assert config.train == str(root / "train.parquet")
+    assert config.val == str(root / "val.parquet")
+    assert config.teacher == config.teacher_left == str(root / "teacher_left")
+    assert config.teacher_right == str(root / "teacher_right")
+
+
+def test_neither_data_nor_model_nor_teacher_of_the_toy_world_is_in_use():
+    assert not toy.in_use(without_toy())
+    assert not toy.in_use(without_toy(distillation=None))
+    assert not toy.in_use(without_toy(distillation={"teacher_models": {"teacher_model": None}}))
+    own = {"teacher_models": {"teacher_model": {"key": None, "model_path": "???"}}}
+    assert not toy.in_use(without_toy(distillation=own))
+
+
+@pytest.mark.parametrize("teacher", ["teacher", "teacher_left"])
+def test_a_teacher_at_our_place_is_in_use(teacher):
+    section = {"toy": "taught", "teacher": {"path": f"${{verl_ext_toy:{teacher}}}"}}
+    assert toy.in_use(without_toy(algorithm={"verl_ext": section}))
+
+
+@pytest.mark.parametrize("name", ["teacher_model", "right"])
+def test_a_teacher_among_verls_is_in_use(name):
+    models = {"first": {"model_path": "a/b"}, name: {"model_path": "${verl_ext_toy:teacher}"}}
+    assert toy.in_use(without_toy(distillation={"teacher_models": models}))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["data.train_files", "data.val_files", "actor_rollout_ref.model.path"],
+)
+def test_data_and_model_are_in_use_under_verls_own_configuration(verl_config, override):
+    assert toy.in_use(verl_config(*RUN))
+    own = ("data.train_files=a", "data.val_files=b", "actor_rollout_ref.model.path=c")
+    assert not toy.in_use(verl_config(*RUN, *own))
+    others = [line for line in own if not line.startswith(override)]
+    assert toy.in_use(verl_config(*RUN, *others))
+
+
+def test_a_teacher_that_the_variant_does_not_have_is_refused_with_those_it_has(verl_config):
+    teacher = "distillation.teacher_models.teacher_model.model_path"
+    variant = "algorithm.verl_ext.toy=taught"
+    toy.check(verl_config(*RUN, variant, f"{teacher}='${{verl_ext_toy:teacher_left}}'"))
+    with pytest.raises(
+        SettingsError, match=rf"{teacher}: .*'teacher_lft'.*teacher_left, teacher_right"
+    ):
+        toy.check(verl_config(*RUN, variant, f"{teacher}='${{verl_ext_toy:teacher_lft}}'"))
+    with pytest.raises(SettingsError, match="no part 'teacher'; it has model, train, val"):
+        toy.check(verl_config(*RUN, f"{teacher}='${{verl_ext_toy:teacher}}'"))
+
+
+def test_the_variant_of_the_run_is_built_if_a_part_is_in_use(monkeypatch):
+    built = []
+    monkeypatch.setattr(world, "ensure", lambda variant, **_: built.append(variant))
+    toy.provide(without_toy())
+    assert built == []
+    models = {"one": {"model_path": "${verl_ext_toy:teacher}"}}
+    toy.provide(without_toy(distillation={"teacher_models": models}))
+    assert built == ["taught"]
