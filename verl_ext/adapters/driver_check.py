@@ -20,7 +20,9 @@ from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
 from verl_ext.data.locations import maker
 
-SECTIONS = ("advantage", "masks", "sampler", "task_key", "deterministic", "toy", "verbose")
+SECTIONS = (
+    "advantage", "masks", "sampler", "task_key", "teacher", "deterministic", "toy", "verbose",
+)  # fmt: skip
 VERLS_PLACEHOLDER = "~/models/deepseek-llm-7b-chat"
 
 

@@ -15,9 +15,12 @@ from verl_ext.adapters.trainer.learning import Learning
 from verl_ext.adapters.trainer.pass_at_k import PassAtK
 from verl_ext.adapters.trainer.sampling import Sampling
 from verl_ext.adapters.trainer.task_metrics import TaskMetrics
+from verl_ext.adapters.trainer.teacher_server import TeacherServers
 
 
-class VerlExtTrainer(Checkpointed, Sampling, Deterministic, Learning, TaskMetrics, PassAtK):
+class VerlExtTrainer(
+    Checkpointed, Sampling, Deterministic, Learning, TaskMetrics, TeacherServers, PassAtK
+):
     """What verl-ext adds to a V1 trainer."""
 
     base_mode: str
