@@ -20,8 +20,7 @@ KEY = "algorithm.verl_ext.teacher"
 REPORT = "verl_ext_teacher"  # in a row's extra_fields
 STOPPED = "verl_ext_stopped"  # partition of the queue that tells the trainer to stop
 # A server that died, hangs, refuses a request, or answers with something else than log-probs:
-# verl takes "prompt_ids" out of the answer (KeyError), makes tensors of its lists, and asserts their
-# lengths.
+# verl takes "prompt_ids" out of the answer, makes tensors of its lists and asserts their lengths.
 FAILURES = (
     RayError,
     asyncio.TimeoutError,
