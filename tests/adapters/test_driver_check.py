@@ -28,7 +28,7 @@ def test_a_run_without_any_of_our_keys_passes(verl_config):
         ("algorithm.adv_estimator=verl_ext.w_reinforc", "did you mean 'verl_ext.w_reinforce'"),
         ("algorithm.adv_estimator=grpoo", "did you mean 'grpo'"),
         ("+algorithm.verl_ext.mask={}", "algorithm.verl_ext: unknown 'mask', did you mean 'masks'"),
-        ("+algorithm.verl_ext.teacher={}", "algorithm.verl_ext: unknown 'teacher'"),
+        ("+algorithm.verl_ext.techer={}", "unknown 'techer', did you mean 'teacher'"),
         ("+algorithm.verl_ext.masks={zero_advantag: {}}", "did you mean 'zero_advantage'"),
         ("+algorithm.verl_ext.masks={zero_advantage: {x: 1}}", "zero_advantage: unknown 'x'"),
         ("+algorithm.verl_ext.advantage.positive_wieght=1", "did you mean 'positive_weight'"),

@@ -55,6 +55,14 @@ SIGNATURES = {
     "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._run_agent_loop": [
         "self", "sampling_params", "trajectory", "agent_name", "trace",
     ],
+    "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_teacher_logprobs": [
+        "self", "output", "prompt_ids", "response_ids", "validate", "sample_kwargs",
+    ],
+    "verl.experimental.teacher_loop.teacher_manager:AsyncTeacherLLMServerManager"
+    "._resolve_teacher_key": ["self", "routing_key"],
+    "verl.trainer.ppo.utils:need_teacher_policy": ["config"],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._sync_metadata_from_transfer_queue": ["self"],
+    "transfer_queue:async_kv_put": ["key", "partition_id", "fields", "tag"],
     "verl.workers.rollout.llm_server:LLMServerClient.generate": [
         "self", "request_id", "prompt_ids", "sampling_params",
     ],
@@ -135,6 +143,35 @@ SOURCES = {
         "is_padding=True",  # the rows that belong to no session
         "response_mask = torch.zeros_like(responses)",
     ],
+    "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_teacher_logprobs": [
+        "self.distillation_enabled and not validate",  # a validation asks no teacher
+        "sample_kwargs.get(self.teacher_key)",  # the label we look up too
+        'output.extra_fields["teacher_logprobs"] = teacher_logprobs',  # where we find them
+    ],
+    "verl.experimental.teacher_loop.teacher_manager:AsyncTeacherLLMServerManager"
+    ".compute_teacher_logprobs_single": [
+        'teacher_output.extra_fields["prompt_logprobs"]',  # a KeyError where a request is aborted
+        "== len(sequence_ids)",  # an AssertionError where the answer is short
+    ],
+    "verl.experimental.teacher_loop.teacher_manager:AsyncTeacherLLMServerManager.__init__": [
+        "self.teacher_model_configs",  # whose model_path our message names
+        "self.distillation_loss_config",  # how wide the answers are
+    ],
+    "verl.workers.rollout.vllm_rollout.utils:extract_prompt_logprobs": [
+        "in output.prompt_logprobs[1:]",  # entry i is about token i + 1
+        "pad a dummy prompt logprob for last prompt token",
+    ],
+    "verl.experimental.agent_loop.agent_loop:AgentLoopOutput.as_dict": [
+        'extra_fields.pop("teacher_logprobs", None)',  # the rest of extra_fields stays a field
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._sync_metadata_from_transfer_queue": [
+        "data = tq.kv_list()",  # all partitions, so ours too
+        "partition[key].update(tag)",
+    ],
+    "verl.workers.config.distillation:DistillationConfig._resolve_teacher_models": [
+        'self.teacher_models.pop("teacher_model")',  # no teacher beside others
+        'teacher_model.key = "default"',
+    ],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._fetch_one_gen_batch": [
         "next(self.train_dataloader_it)",  # where replacements are put in
         'batch_dict["uid"]',  # which numbered prompts replace
@@ -192,6 +229,26 @@ def test_an_agent_loop_worker_hands_each_session_its_number_and_the_prompts_fiel
     worker = AgentLoopWorkerTQ.__ray_actor_class__
     assert "session_id=i, **prompt" in inspect.getsource(worker._run_prompt)
     assert 'f"{uid}_{session_id}_{i}"' in inspect.getsource(worker._agent_loop_postprocess)
+
+
+def test_verl_asks_the_teacher_of_a_sessions_last_output_alone():
+    """Once it asks for all, ours must not."""
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+
+    source = inspect.getsource(AgentLoopWorkerTQ.__ray_actor_class__._agent_loop_postprocess)
+    assert source.count("self._compute_teacher_logprobs(") == 1
+    assert "prompt_ids=final_output.prompt_ids" in source
+    assert "sample_kwargs=kwargs" in source
+    assert source.index("_compute_teacher_logprobs(") < source.index("output.as_dict()")
+
+
+def test_a_session_that_raises_makes_its_prompt_a_failure_and_no_more():
+    """Why a worker has to tell the trainer by the queue."""
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+
+    source = inspect.getsource(AgentLoopWorkerTQ.__ray_actor_class__._run_prompt)
+    assert "session_errors = await _settle_session_tasks(tasks)" in source
+    assert 'status = "failure"' in source
 
 
 def test_the_trainer_exists_before_the_agent_loop_manager_is_looked_up():

@@ -11,6 +11,7 @@ from verl.plugin.platform.platform_cuda import PlatformCUDA
 
 from verl_ext.adapters import megatron, run_view
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.logical_gpus import logical_gpus
 from verl_ext.platforms import cpu
 from verl_ext.run_log import METRICS_FILE
 
@@ -79,7 +80,7 @@ def _check_logical_cpus(config: DictConfig) -> None:
     num_cpus = config.ray_kwargs.ray_init.get("num_cpus")
     if num_cpus is None:
         return
-    workers = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    workers = logical_gpus(config)
     units = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
     needed = CPUS_PER_WORKER * workers + units + 1  # and the task runner
     if num_cpus < needed:

@@ -8,7 +8,7 @@ from typing import Any
 import verl
 from packaging.version import Version
 
-from verl_ext.adapters import lengths, toy
+from verl_ext.adapters import lengths, logical_gpus, toy
 from verl_ext.platforms import cpu, patching
 from verl_ext.post_import import when_imported
 
@@ -26,6 +26,7 @@ def install() -> None:
     patching.install()
     toy.register_resolver()
     lengths.register_resolvers()
+    logical_gpus.register_resolver()
     when_imported("verl.trainer.ppo.core_algos", _estimators)
     when_imported("verl.trainer.ppo.v1", _trainers)
     when_imported("verl.utils.config", _driver_check)

@@ -32,10 +32,12 @@ def register_resolver() -> None:
 
 
 def _teacher(*, _root_: Any) -> str | None:
-    """The toy's teacher where the run is on the toy; nobody where it is not."""
+    """The toy's teacher where the run is on the toy and asks the reference worker; else nobody."""
     from verl_ext.toy import variants
 
-    if not in_use(_root_) or not variants.recipe_of(variant(_root_)).teachers:
+    asks_reference = OmegaConf.select(_root_, "algorithm.verl_ext.teacher.source") == "ref"
+    on_toy = in_use(_root_) and variants.recipe_of(variant(_root_)).teachers
+    if not (on_toy and asks_reference):
         return None
     return _path("teacher", _root_=_root_)
 

@@ -166,9 +166,7 @@ class TokenTermsKernel(torch.autograd.Function):
         if student_top is not None and teacher_top is not None:
             overlap = shared(student_top, teacher_top).to(divergence.dtype)
         ctx.kind, ctx.tokens, ctx.vocab = job.kind, job.tokens, job.vocab
-        ctx.save_for_backward(
-            logits, job.labels, student.peak, student.total, slope_sum, *kept
-        )
+        ctx.save_for_backward(logits, job.labels, student.peak, student.total, slope_sum, *kept)
         ctx.mark_non_differentiable(*tails, overlap)
         return log_probs, divergence, *tails, overlap
 

@@ -141,9 +141,7 @@ def _served_top_k(teacher: TeacherTopK, support: str, top_k: int | None) -> int:
     return served
 
 
-def _token_rows(
-    logits: Tensor, rows: Tensor | None, chunk_tokens: int | None
-) -> TokenRows:
+def _token_rows(logits: Tensor, rows: Tensor | None, chunk_tokens: int | None) -> TokenRows:
     """The selected rows and the size of a chunk, checked but for the row numbers themselves."""
     if chunk_tokens is None:
         chunk_tokens = default_chunk(logits)

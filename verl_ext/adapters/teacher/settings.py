@@ -196,7 +196,9 @@ def _mix_of(function: Callable[..., Any]) -> Callable[..., Mix]:
 def _read(key: str, made: Callable[..., Section], section: Any) -> Section | None:
     if section is None:
         return None
-    plain: Any = OmegaConf.to_container(OmegaConf.create(section), resolve=True)
+    # Not of a copy: interpolations are resolved against the whole configuration.
+    node = section if OmegaConf.is_config(section) else OmegaConf.create(section)
+    plain: Any = OmegaConf.to_container(node, resolve=True)
     if not isinstance(plain, dict):
         raise SettingsError(f"{key} must be a mapping, got {section!r}")
     parameters = inspect.signature(made).parameters.values()

@@ -15,11 +15,19 @@ from verl_ext.adapters.trainer.learning import Learning
 from verl_ext.adapters.trainer.pass_at_k import PassAtK
 from verl_ext.adapters.trainer.sampling import Sampling
 from verl_ext.adapters.trainer.task_metrics import TaskMetrics
+from verl_ext.adapters.trainer.teacher_server import TeacherServers
 from verl_ext.adapters.trainer.teaching import Teaching
 
 
 class VerlExtTrainer(
-    Checkpointed, Sampling, Deterministic, Learning, Teaching, TaskMetrics, PassAtK
+    Checkpointed,
+    Sampling,
+    Deterministic,
+    Learning,
+    Teaching,
+    TeacherServers,
+    TaskMetrics,
+    PassAtK,
 ):
     """What verl-ext adds to a V1 trainer."""
 

@@ -32,7 +32,10 @@ class Learning(Stage):
         with advantage.batch_context(self._ext_context(batch)):
             batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         self.ext_batch.forget("advantages", "response_mask")
-        return self._ext_mask(batch, metrics) if self.ext_masks else batch
+        dropped = self.ext_dropped_rows(batch)
+        if self.ext_masks or dropped is not None:
+            return self._ext_mask(batch, metrics, dropped)
+        return batch
 
     def _ext_context(self, batch: KVBatchMeta) -> advantage.BatchContext | None:
         """What our estimators are told of the batch; verl's own need nothing of it."""
@@ -48,7 +51,9 @@ class Learning(Stage):
             {ours: data[name] for ours, name in theirs.items()},
         )
 
-    def _ext_mask(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+    def _ext_mask(
+        self, batch: KVBatchMeta, metrics: dict[str, Any], dropped: torch.Tensor | None
+    ) -> KVBatchMeta:
         """Writes advantages, response_mask and loss_mask together, so that no loss sees two masks.
 
         A batch with nothing left keeps its masks: verl's metrics divide by them, and the update is
@@ -63,15 +68,20 @@ class Learning(Stage):
         metrics.update(masked.metrics)
         for line in masked.news:
             print(f"[verl_ext] step {self.global_steps}: {line}")
-        counted = rows.split(masked.counted)
+        counted, advantages = rows.split(masked.counted), rows.split(masked.advantages)
+        teaches, withheld = masked.teaches, masked.withheld
+        if dropped is not None and dropped.any():
+            counted = counted & ~dropped.unsqueeze(-1)
+            advantages = torch.where(counted, advantages, 0)
+            teaches, withheld = bool(advantages.any()), True
         self._ext_counted = counted
-        self._ext_teaches = masked.teaches or (self.ext_loss_teaches and bool(counted.any()))
+        self._ext_teaches = teaches or (self.ext_loss_teaches and bool(counted.any()))
         # verl's own rejections reduce response_mask alone, and verl divides by loss_mask.
         rejected = (self.config.algorithm.get("rollout_correction") or {}).get("rollout_rs")
-        if not self._ext_teaches or not (masked.withheld or rejected):
+        if not self._ext_teaches or not (withheld or rejected):
             return batch
         fields = {
-            "advantages": rows.split(masked.advantages),
+            "advantages": advantages,
             "response_mask": counted.to(torch.int64),
             "loss_mask": counted.to(torch.int64),
         }

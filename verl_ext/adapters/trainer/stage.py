@@ -5,6 +5,8 @@ from functools import cached_property
 from typing import Any
 
 from omegaconf import DictConfig
+from torch import Tensor
+from transfer_queue import KVBatchMeta
 
 from verl_ext.adapters.names import TASK_KEY
 from verl_ext.adapters.trainer.batch_fields import BatchFields
@@ -32,6 +34,10 @@ class Stage:
     def ext_loss_teaches(self) -> bool:
         """Whether tokens without an advantage teach too, by another term of the loss."""
         return False
+
+    def ext_dropped_rows(self, batch: KVBatchMeta) -> Tensor | None:
+        """(rows,) True where a row is to leave the batch's loss; None if there are no such rows."""
+        return None
 
     @cached_property
     def ext_batch(self) -> BatchFields:

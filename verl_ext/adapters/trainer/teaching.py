@@ -110,9 +110,11 @@ class Teaching(Stage):
             name = {"old": "old_log_probs", "rollout": "rollout_log_probs"}[mix.log_probs]
             student = self.ext_batch.get(batch, [name])[name].to_padded_tensor(0.0)
             teacher = self._ext_teacher_log_probs(batch, mask, metrics)
+            dropped = self.ext_dropped_rows(batch)
+            taught = mask if dropped is None else mask & ~dropped.unsqueeze(-1)
             term = MIXERS[str(self.config.algorithm.adv_estimator)].function
-            advantages = advantages + term(student, teacher, mask, **mix.term)
-            gap = torch.where(mask, student - teacher, 0).sum() / mask.sum().clamp_min(1)
+            advantages = advantages + term(student, teacher, taught, **mix.term)
+            gap = torch.where(taught, student - teacher, 0).sum() / taught.sum().clamp_min(1)
             metrics["verl_ext/teacher/reverse_kl"] = gap.item()
         return self.ext_batch.put(batch, {"advantages": response_to_nested(advantages, lengths)})
 
@@ -120,18 +122,17 @@ class Teaching(Stage):
         self, batch: KVBatchMeta, mask: Tensor, metrics: dict[str, Any]
     ) -> Tensor:
         """(rows, time): the teacher's, finite; what was not is counted."""
-        plan = self.ext_plan
-        assert plan.teacher is not None
-        if plan.teacher.source == "ref":
-            nested = self.ext_batch.get(batch, ["ref_log_prob"])["ref_log_prob"]
-        else:
+        teacher = self.ext_plan.teacher
+        assert teacher is not None
+        if teacher.source == "server":  # finite since the rollout, which has counted what was not
             full = self.ext_batch.get(batch, ["teacher_logprobs", "response_mask"])
             packed = full["teacher_logprobs"]
             flat = torch.nested.nested_tensor_from_jagged(
                 packed.values().squeeze(-1), packed.offsets()
             )
-            nested = response_from_nested(flat, full["response_mask"])
-        values, replaced = finite_or(nested.to_padded_tensor(0.0), plan.teacher.log_prob_floor)
+            return response_from_nested(flat, full["response_mask"]).to_padded_tensor(0.0)
+        nested = self.ext_batch.get(batch, ["ref_log_prob"])["ref_log_prob"]
+        values, replaced = finite_or(nested.to_padded_tensor(0.0), teacher.log_prob_floor)
         share = (replaced & mask).sum() / mask.sum().clamp_min(1)
         metrics["verl_ext/teacher/non_finite"] = share.item()
         return values

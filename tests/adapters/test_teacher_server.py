@@ -1,0 +1,403 @@
+"""Teacher servers that answer, lie, hang and die: no Ray, no model."""
+
+import asyncio
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import verl  # loads the plugin  # noqa: F401
+from omegaconf import OmegaConf
+from ray.exceptions import ActorDiedError, RayTaskError
+from tensordict import NonTensorStack, TensorDict
+from transfer_queue import KVBatchMeta
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+from verl.experimental.teacher_loop.teacher_manager import AsyncTeacherLLMServerManager
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+
+from verl_ext.adapters import rollout
+from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.rollout import teacher_server
+from verl_ext.adapters.rollout.teacher_server import STOPPED, TeacherError
+from verl_ext.adapters.trainer import batch_fields, deterministic
+from verl_ext.adapters.trainer import teacher_server as stage
+
+PROMPT, RESPONSE = [5, 6, 7], [8, 9]
+
+
+def answer(*log_probs):
+    """As a server's: entry i is about token i + 1, the last is a dummy."""
+    ids = [*PROMPT[1:], *RESPONSE, 0]
+    return SimpleNamespace(
+        extra_fields={
+            "prompt_ids": [[token] for token in ids],
+            "prompt_logprobs": [[value] for value in log_probs],
+        }
+    )
+
+
+class Client:
+    def __init__(self, does):
+        self.does, self.asked = does, 0
+
+    async def generate(self, **request):
+        self.asked += 1
+        assert request["prompt_ids"] == PROMPT + RESPONSE
+        if isinstance(self.does, BaseException):
+            raise self.does
+        if self.does == "hangs":
+            await asyncio.sleep(60)
+        return self.does
+
+
+class Queue:
+    def __init__(self):
+        self.tags = {}
+
+    async def async_kv_put(self, key, partition_id, tag):
+        self.tags.setdefault(partition_id, {})[key] = tag
+
+
+GOOD = answer(-1.0, -2.0, -3.0, -4.0, 0.0)
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    made = Queue()
+    monkeypatch.setattr(teacher_server, "tq", made)
+    return made
+
+
+def worker(cls=rollout.TaughtRolloutWorker, top_k=None, teachers=("letters", "exact"), **section):
+    """One of ours on verl's own teacher manager, with one client for all teachers."""
+    made = cls.__new__(cls)
+    ours = {"teacher": {"source": "server"} | section}
+    made.config = OmegaConf.create({"algorithm": {"adv_estimator": "grpo", "verl_ext": ours}})
+    made.distillation_enabled, made.teacher_key = True, "data_source"
+    manager = AsyncTeacherLLMServerManager.__new__(AsyncTeacherLLMServerManager)
+    manager.teacher_key = made.teacher_key
+    model = SimpleNamespace(model_path="/models/t", inference=SimpleNamespace(temperature=1.0))
+    manager.teacher_model_configs = dict.fromkeys(teachers, model)
+    manager.distillation_loss_config = SimpleNamespace(
+        topk=top_k, loss_settings=SimpleNamespace(use_topk=top_k is not None)
+    )
+    made.teacher_server_manager = manager
+    return made
+
+
+def asked(made, does, source="letters", validate=False):
+    """What a row carries after its teacher was asked; how often the teacher was."""
+    client = Client(does)
+    models = made.teacher_server_manager.teacher_model_configs
+    made.teacher_server_manager.teacher_client = dict.fromkeys(models, client)
+    output = SimpleNamespace(
+        extra_fields={}, multi_modal_data=None, mm_processor_kwargs=None, mm_processor_output=None
+    )
+    row = {"data_source": source}
+    call = made._compute_teacher_logprobs(output, PROMPT, RESPONSE, validate, row)
+    asyncio.run(call)
+    return output.extra_fields, client.asked
+
+
+DEATHS = {
+    "a dead server": (ActorDiedError(), "ActorDiedError: The actor died unexpectedly"),
+    "a dead engine": (
+        RayTaskError("generate", "long traceback", RuntimeError("engine is dead")),
+        "RuntimeError: engine is dead",
+    ),
+    "an aborted request": (SimpleNamespace(extra_fields={}), "KeyError: 'prompt_ids'"),
+    "a short answer": (answer(-1.0), "AssertionError"),
+    "a hole in the answer": (answer(-1.0, None, -3.0, -4.0, 0.0), "RuntimeError: "),
+    "a server that hangs": ("hangs", "no answer within 0.01 s"),
+}
+
+
+@pytest.mark.parametrize("cls", [rollout.TaughtRolloutWorker, rollout.SeededTaughtRolloutWorker])
+def test_an_answer_is_passed_on_as_it_is_with_the_name_of_who_gave_it(queue, cls):
+    fields, _ = asked(worker(cls), GOOD)
+    assert fields["teacher_logprobs"].tolist() == [[-1.0], [-2.0], [-3.0], [-4.0], [0.0]]
+    assert fields["teacher_ids"].squeeze(-1).tolist() == [6, 7, 8, 9, 0]
+    assert fields["verl_ext_teacher"] == {
+        "teacher": "letters",
+        "tokens": 2,
+        "non_finite": 0,
+        "failure": "",
+    }
+    assert queue.tags == {}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("place", "counted"), [(0, 0), (1, 0), (2, 1), (3, 1)]
+)  # two of the prompt, two of the response
+def test_what_is_not_finite_becomes_the_floor_and_is_counted_in_the_response(
+    queue, value, place, counted
+):
+    given = [-1.0, -2.0, -3.0, -4.0, 0.0]
+    given[place] = value
+    fields, _ = asked(worker(log_prob_floor=-7.5), answer(*given))
+    given[place] = -7.5
+    assert fields["teacher_logprobs"].squeeze(-1).tolist() == given
+    assert fields["verl_ext_teacher"]["non_finite"] == counted
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_failure_stops_the_run_by_default_with_teacher_model_cause_and_remedy(queue, death):
+    does, words = DEATHS[death]
+    with pytest.raises(TeacherError) as raised:
+        asked(worker(timeout_s=0.01), does)
+    (told,) = queue.tags[STOPPED].values()
+    assert told == {"error": str(raised.value)}
+    assert str(raised.value).startswith(f"teacher 'letters' (/models/t) failed: {words}")
+    assert "algorithm.verl_ext.teacher.on_teacher_failure=drop" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("top_k", [None, 4])
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_failure_drops_the_row_on_request_which_keeps_the_fields_of_the_others(
+    queue, death, top_k
+):
+    does, words = DEATHS[death]
+    made = worker(top_k=top_k, timeout_s=0.01, on_teacher_failure="drop")
+    fields, _ = asked(made, does)
+    width = top_k or 1
+    assert fields["teacher_logprobs"].equal(torch.zeros(5, width))
+    assert fields["teacher_ids"].equal(torch.zeros(5, width, dtype=torch.int32))
+    assert fields["verl_ext_teacher"]["failure"].startswith(words)
+    assert queue.tags == {}
+
+
+@pytest.mark.parametrize("on_teacher_failure", ["stop", "drop"])
+def test_a_row_without_a_teacher_stops_the_run_whatever_a_failure_does(queue, on_teacher_failure):
+    made = worker(on_teacher_failure=on_teacher_failure)
+    with pytest.raises(TeacherError, match=r"no teacher for data_source='math'.*letters, exact"):
+        asked(made, GOOD, source="math")
+    assert STOPPED in queue.tags
+
+
+def test_one_teacher_teaches_every_row_and_has_verls_name(queue):
+    fields, _ = asked(worker(teachers=["default"]), GOOD, source="whatever")
+    assert fields["verl_ext_teacher"]["teacher"] == "default"
+
+
+def test_a_validation_asks_nobody(queue):
+    assert asked(worker(), GOOD, validate=True) == ({}, 0)
+
+
+def test_a_mistake_of_ours_is_no_failure_of_the_teacher(queue):
+    with pytest.raises(ZeroDivisionError):
+        asked(worker(on_teacher_failure="drop"), ZeroDivisionError())
+
+
+def test_a_report_survives_verls_row(queue):
+    fields, _ = asked(worker(), GOOD)
+    output = AgentLoopOutput(
+        prompt_ids=PROMPT,
+        response_ids=RESPONSE,
+        response_mask=[1, 1],
+        metrics=AgentLoopMetrics(),
+    )
+    output.extra_fields.update(fields)
+    row = output.as_dict()
+    assert row["extra_fields"] == {"verl_ext_teacher": fields["verl_ext_teacher"]}
+    assert row["teacher_logprobs"].shape == (5, 1)
+
+
+def test_each_output_of_a_session_gets_its_own_log_probs(queue, monkeypatch):
+    """verl asks for the last one alone; here the others are asked for before."""
+    base = AgentLoopWorkerTQ.__ray_actor_class__
+    made, done = worker(), []
+
+    async def asks(self, output, prompt_ids, response_ids, validate, sample_kwargs=None):
+        done.append((output.name, prompt_ids, response_ids, sample_kwargs["data_source"]))
+
+    async def postprocess(self, output, validate, **kwargs):
+        done.append("verl")
+
+    monkeypatch.setattr(teacher_server.TeacherGuard, "_compute_teacher_logprobs", asks)
+    monkeypatch.setattr(base, "_agent_loop_postprocess", postprocess)
+    outputs = [SimpleNamespace(name=n, prompt_ids=[n], response_ids=[n, n]) for n in (1, 2, 3)]
+    asyncio.run(made._agent_loop_postprocess(outputs, False, data_source="x"))
+    assert done == [(1, [1], [1, 1], "x"), (2, [2], [2, 2], "x"), "verl"]
+    done.clear()
+    asyncio.run(made._agent_loop_postprocess(outputs[0], False, data_source="x"))
+    assert done == ["verl"]
+
+
+class Buffer:
+    def __init__(self, tags):
+        self.tags, self.partitions = tags, {}
+
+    def _sync_metadata_from_transfer_queue(self):
+        self.partitions = self.tags
+
+
+def test_the_trainer_raises_what_a_worker_left_in_the_queue():
+    buffer = Buffer({"train": {"u": {}}})
+    stage.stop_when_told(buffer)
+    buffer._sync_metadata_from_transfer_queue()
+    buffer.tags = {STOPPED: {"teacher": {"error": "teacher 'x' failed"}}}
+    with pytest.raises(TeacherError, match="teacher 'x' failed"):
+        buffer._sync_metadata_from_transfer_queue()
+
+
+def report(teacher, tokens=4, non_finite=0, failure=""):
+    return {
+        "verl_ext_teacher": {
+            "teacher": teacher,
+            "tokens": tokens,
+            "non_finite": non_finite,
+            "failure": failure,
+        }
+    }
+
+
+class Base:
+    def __init__(self, config=None):
+        self.config, self.global_steps = config, 3
+
+    def _compute_metrics(self, batch, metrics, **more):
+        metrics["verl"] = 1.0
+
+    def _init_dataloader(self):
+        self.train_dataset = SimpleNamespace(dataframe=DATA)
+
+    def _build_replay_buffer(self):
+        return Buffer({STOPPED: {"teacher": {"error": "gone"}}})
+
+
+class Trainer(stage.TeacherServers, Base):
+    pass
+
+
+def trainer(enabled=True, manager=None, models=("toy_a", "toy_b")):
+    entries = {f"entry{i}": {"key": key, "model_path": "m"} for i, key in enumerate(models)}
+    return Trainer(
+        OmegaConf.create(
+            {
+                "distillation": {
+                    "enabled": enabled,
+                    "teacher_key": "data_source",
+                    "teacher_models": {"teacher_model": {"key": None}, **entries},
+                },
+                "actor_rollout_ref": {"rollout": {"agent": {"agent_loop_manager_class": manager}}},
+            }
+        )
+    )
+
+
+class Frame(dict):
+    @property
+    def column_names(self):
+        return list(self)
+
+
+DATA = Frame(data_source=["toy_a", "toy_b", "toy_a"], prompt=[1, 2, 3])
+
+
+@pytest.fixture
+def batch(monkeypatch):
+    """Three sessions: a's of two outputs, b's of one that failed, c's by a; and a padding row."""
+    rows = [
+        report("toy_a", tokens=4, non_finite=1),
+        report("toy_a", tokens=6),
+        report("toy_b", tokens=5, failure="ActorDiedError: gone"),
+        report("toy_a", tokens=10, non_finite=4),
+        report("toy_a", tokens=4, non_finite=1),
+    ]
+    keys = ["a_0_0", "a_0_1", "b_0_0", "c_0_0", "pad1_0_0"]
+    monkeypatch.setattr(
+        batch_fields,
+        "tq",
+        SimpleNamespace(
+            kv_batch_get=lambda keys, partition_id, select_fields: TensorDict(
+                {"extra_fields": NonTensorStack(*rows)}, batch_size=len(keys)
+            )
+        ),
+    )
+    tags = [{} for _ in keys[:-1]] + [{"is_padding": True}]
+    return KVBatchMeta(keys=keys, tags=tags, partition_id="train")
+
+
+def test_metrics_count_sessions_for_shares_and_tokens_of_answers_for_what_is_broken(batch, capsys):
+    made, metrics = trainer(), {}
+    made._compute_metrics(batch, metrics, epoch=1)
+    assert metrics == {
+        "verl": 1.0,
+        "verl_ext/teacher/share/toy_a": pytest.approx(2 / 3),
+        "verl_ext/teacher/share/toy_b": pytest.approx(1 / 3),
+        "verl_ext/teacher/failed": pytest.approx(1 / 4),
+        "verl_ext/teacher/non_finite": pytest.approx((1 + 4) / (4 + 6 + 10)),
+    }
+    made._compute_metrics(batch, {}, epoch=1)
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said == (
+        "[verl_ext] step 3: teacher 'toy_b' failed for 1 of 4 rows, which teach nothing "
+        "(algorithm.verl_ext.teacher.on_teacher_failure=drop): ActorDiedError: gone"
+    )
+
+
+def test_the_rows_to_leave_out_are_those_that_failed_and_never_padding(batch):
+    assert trainer().ext_dropped_rows(batch).tolist() == [False, False, True, False, False]
+
+
+def test_a_row_without_a_report_has_not_failed(batch, monkeypatch):
+    rows = NonTensorStack(*({"other": 1} for _ in batch.keys))
+    queue = SimpleNamespace(
+        kv_batch_get=lambda **_: TensorDict({"extra_fields": rows}, batch_size=len(batch.keys))
+    )
+    monkeypatch.setattr(batch_fields, "tq", queue)
+    assert not trainer().ext_dropped_rows(batch).any()
+
+
+def test_without_teacher_servers_nothing_is_added(batch):
+    made, metrics = trainer(enabled=False), {}
+    made._compute_metrics(batch, metrics, epoch=1)
+    made._init_dataloader()
+    made._build_replay_buffer()._sync_metadata_from_transfer_queue()
+    assert metrics == {"verl": 1.0}
+    assert made.config.actor_rollout_ref.rollout.agent.agent_loop_manager_class is None
+
+
+def test_the_replay_buffer_of_a_run_with_teacher_servers_stops():
+    with pytest.raises(TeacherError, match="gone"):
+        trainer()._build_replay_buffer()._sync_metadata_from_transfer_queue()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(None, rollout.TaughtManager), (deterministic.MANAGER, rollout.SeededTaughtManager)],
+)
+def test_the_manager_keeps_the_seeds_and_looks_after_the_teachers(monkeypatch, before, after):
+    from verl.utils.import_utils import load_class_from_fqn
+
+    made = trainer(manager=before)
+    fqn = made.config.actor_rollout_ref.rollout.agent.agent_loop_manager_class
+    assert load_class_from_fqn(fqn, "AgentLoopManager") is after
+    monkeypatch.setattr(AgentLoopManagerTQ, "__init__", lambda self: None)
+    started = after().agent_loop_workers_class.__ray_actor_class__
+    assert issubclass(started, teacher_server.TeacherGuard)
+    assert issubclass(started, deterministic.SeededWorker) == (before is not None)
+
+
+def test_a_manager_of_the_users_own_is_refused_and_not_replaced():
+    with pytest.raises(SettingsError, match=r"my\.Manager.*agent_loop_manager_class=null"):
+        trainer(manager="my.Manager")
+
+
+def test_prompts_without_a_teacher_are_found_before_anything_is_generated():
+    trainer()._init_dataloader()
+    with pytest.raises(SettingsError, match=r"no teacher for .* data_source='toy_b'"):
+        trainer(models=["toy_a", "toy_c"])._init_dataloader()
+
+
+def test_a_misspelt_teacher_key_is_named():
+    made = trainer()
+    made.config.distillation.teacher_key = "data_sorce"
+    with pytest.raises(SettingsError, match="did you mean 'data_source'"):
+        made._init_dataloader()
+
+
+def test_one_teacher_needs_no_key():
+    trainer(models=())._init_dataloader()
