@@ -39,10 +39,10 @@ BASE = Recipe()
 CAREFUL = WarmupSpec(
     steps=300, lr=2e-3, single_share=0.2, careful_share=0.0, careless_share=0.0, seed=1
 )
-SHAKY = replace(CAREFUL, steps=60, lr=1e-3, single_share=0.35, careless_share=0.6, slip_share=0.3)
+SHAKY = replace(CAREFUL, steps=60, lr=1e-3, single_share=0.35, careless_share=0.8, slip_share=0.25)
 LEFT = replace(CAREFUL, careless_share=0.9, careful_pairs="toy_left")
 RIGHT = replace(CAREFUL, careless_share=0.9, careful_pairs="toy_right")
-RIGHT_ALONE = replace(CAREFUL, steps=100, single_share=0.0, pairs="toy_right", seed=2)
+RIGHT_ALONE = replace(CAREFUL, steps=60, single_share=0.0, pairs="toy_right", seed=2)
 
 VARIANTS: dict[str, Recipe] = {
     "w_reinforce": BASE,
