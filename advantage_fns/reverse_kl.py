@@ -68,7 +68,7 @@ def reverse_kl(
     sampled = response_mask.bool()
     _require_finite("student_log_probs", student_log_probs, sampled)
     _require_finite("teacher_log_probs", teacher_log_probs, sampled)
-    # Not multiplied by the mask: NaN times 0 is NaN. In float64: one number per token costs nothing.
+    # Not multiplied by the mask: NaN times 0 is NaN. In float64: it is one number per token.
     log_ratio = torch.where(sampled, student_log_probs.double() - teacher_log_probs.double(), 0)
     if center:
         mean = log_ratio.sum() / sampled.sum().clamp_min(1)
@@ -79,7 +79,9 @@ def reverse_kl(
     return torch.where(sampled, advantages, 0).to(student_log_probs.dtype) + 0.0
 
 
-def _future_sum(values: Float[Tensor, "batch time"], discount: float) -> Float[Tensor, "batch time"]:
+def _future_sum(
+    values: Float[Tensor, "batch time"], discount: float
+) -> Float[Tensor, "batch time"]:
     """Each position's discounted sum over itself and all later positions."""
     if discount == 0:
         return values

@@ -29,11 +29,9 @@ def cases():
                 f"{trainer.__name__}.generalized_jsd_loss beta={alpha}",
                 {"alpha": alpha, "support": "full"},
                 # Of each token's V terms they return the sum only through a reduction.
-                lambda student, teacher, trainer=trainer, alpha=alpha: (
-                    trainer.generalized_jsd_loss(
-                        student, teacher, beta=alpha, reduction="none"
-                    ).sum(-1)
-                ),
+                lambda student, teacher, trainer=trainer, alpha=alpha: trainer.generalized_jsd_loss(
+                    student, teacher, beta=alpha, reduction="none"
+                ).sum(-1),
             )
         for tail in (True, False):
             yield (

@@ -10,7 +10,8 @@ from verl_ext.losses.divergence import (
     divergence,
     token_terms,
 )
-from verl_ext.losses.vocabulary import BLOCK
+from verl_ext.losses.softmax import _peaks
+from verl_ext.losses.vocabulary import BLOCK, top_ids
 
 ALPHAS = (0.0, 0.25, 0.5, 1.0)
 SUPPORTS = ("student", "teacher", "full")
@@ -58,15 +59,20 @@ def kl(p, q):
 )
 def test_the_official_figures_with_a_tail(alpha, expected):
     values = divergence(STUDENT, TEACHER, alpha=alpha, top_k=2)
-    torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), atol=5e-7, rtol=0)
+    torch.testing.assert_close(
+        values, torch.tensor(expected, dtype=torch.float64), atol=5e-7, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
-    ("alpha", "expected"), [(0.0, [0.711748, 0, 0]), (0.5, [0.178715, 0, 0]), (1.0, [0.835709, 0, 0])]
+    ("alpha", "expected"),
+    [(0.0, [0.711748, 0, 0]), (0.5, [0.178715, 0, 0]), (1.0, [0.835709, 0, 0])],
 )
 def test_the_official_figures_without_a_tail_are_blind_to_the_third_token(alpha, expected):
     values = divergence(STUDENT, TEACHER, alpha=alpha, top_k=2, tail=False)
-    torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), atol=5e-7, rtol=0)
+    torch.testing.assert_close(
+        values, torch.tensor(expected, dtype=torch.float64), atol=5e-7, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +85,9 @@ def test_the_official_figures_without_a_tail_are_blind_to_the_third_token(alpha,
 )
 def test_the_official_figures_on_the_full_vocabulary(alpha, expected):
     values = divergence(STUDENT, TEACHER, alpha=alpha, support="full")
-    torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), atol=5e-7, rtol=0)
+    torch.testing.assert_close(
+        values, torch.tensor(expected, dtype=torch.float64), atol=5e-7, rtol=0
+    )
 
 
 @pytest.mark.parametrize(("alpha", "mean"), [(0.001, 0.00031494), (0.999, 0.00038322)])
@@ -172,9 +180,7 @@ def test_a_support_of_the_whole_vocabulary_is_the_full_divergence(alpha, support
 @pytest.mark.parametrize("tail", [True, False])
 def test_a_vocabulary_of_one_word_has_no_divergence(alpha, support, tail):
     student = torch.tensor([[3.0], [-2.0]], requires_grad=True)
-    values = divergence(
-        student, torch.tensor([[1.0], [7.0]]), **kind_of(support, alpha, 1, tail)
-    )
+    values = divergence(student, torch.tensor([[1.0], [7.0]]), **kind_of(support, alpha, 1, tail))
     assert torch.equal(values, torch.zeros(2))
     assert not gradient(values, student).any()
 
@@ -193,7 +199,9 @@ def test_leading_axes_are_kept(support):
 def test_logits_in_another_memory_order_are_read_right():
     student, teacher = random_logits(9, 6)
     there = divergence(student.T, teacher.T, alpha=0.5, top_k=3)
-    assert torch.equal(there, divergence(student.T.contiguous(), teacher.T.clone(), alpha=0.5, top_k=3))
+    assert torch.equal(
+        there, divergence(student.T.contiguous(), teacher.T.clone(), alpha=0.5, top_k=3)
+    )
 
 
 @pytest.mark.parametrize("support", SUPPORTS)
@@ -226,7 +234,11 @@ def test_autograds_own_check_of_the_gradient(alpha, support, tail):
 
     def both(logits):
         terms = token_terms(
-            logits, labels, TeacherLogits(teacher), rows=rows, chunk_tokens=2,
+            logits,
+            labels,
+            TeacherLogits(teacher),
+            rows=rows,
+            chunk_tokens=2,
             **kind_of(support, alpha, 3, tail),
         )
         return terms.log_probs, terms.divergence
@@ -251,17 +263,11 @@ def test_the_support_is_the_likeliest_words_and_of_equals_the_first(size, dtype,
         sorted(range(size), key=lambda word, row=row: (-row[word], word))[:top_k]
         for row in logits.tolist()
     ]
-    # The support is read off the gradient: of forward KL without tail, at p = q uniform elsewhere.
-    from verl_ext.losses.kernel import _peaks
-    from verl_ext.losses.vocabulary import top_ids
-
     assert top_ids(logits, _peaks(logits)[1], top_k).tolist() == expected
     assert top_ids(logits, None, top_k).tolist() == expected
 
 
 def test_blocks_are_used_where_the_vocabulary_is_large():
-    from verl_ext.losses.kernel import _peaks
-
     logits = random_logits(3, 10 * BLOCK + 7, dtype=torch.float32)[0]
     logits[1, -1] = 100.0  # behind the last whole block
     peak, blocks = _peaks(logits)
@@ -272,19 +278,25 @@ def test_blocks_are_used_where_the_vocabulary_is_large():
 
 def test_the_statistics_are_masses_outside_and_the_overlap():
     teacher = TeacherLogits(TEACHER)
-    terms = token_terms(
-        STUDENT, None, teacher, alpha=0.5, support="student", top_k=2, tail=False
-    )
+    terms = token_terms(STUDENT, None, teacher, alpha=0.5, support="student", top_k=2, tail=False)
     # Words 0 and 1: student .7, .8, .5; teacher .7, .8, .1. Teacher's two likeliest: {1, 0}, since
     # of four equals the first is taken; {0, 1}; {3, 2}.
-    torch.testing.assert_close(terms.student_tail, torch.tensor([0.3, 0.2, 0.5], dtype=torch.float64))
-    torch.testing.assert_close(terms.teacher_tail, torch.tensor([0.3, 0.2, 0.9], dtype=torch.float64))
+    torch.testing.assert_close(
+        terms.student_tail, torch.tensor([0.3, 0.2, 0.5], dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        terms.teacher_tail, torch.tensor([0.3, 0.2, 0.9], dtype=torch.float64)
+    )
     assert terms.overlap.tolist() == [1, 1, 0]
     by_teacher = token_terms(
         STUDENT, None, teacher, alpha=0.5, support="teacher", top_k=2, tail=True
     )
-    torch.testing.assert_close(by_teacher.student_tail, torch.tensor([0.3, 0.2, 0.6], dtype=torch.float64))
-    torch.testing.assert_close(by_teacher.teacher_tail, torch.tensor([0.3, 0.2, 0.2], dtype=torch.float64))
+    torch.testing.assert_close(
+        by_teacher.student_tail, torch.tensor([0.3, 0.2, 0.6], dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        by_teacher.teacher_tail, torch.tensor([0.3, 0.2, 0.2], dtype=torch.float64)
+    )
     assert by_teacher.overlap.tolist() == [1, 1, 0]
     for statistic in (*terms[2:], *by_teacher[2:]):
         assert not statistic.requires_grad
@@ -378,9 +390,7 @@ def test_no_selected_token_is_no_error(support):
     student, teacher = random_logits(4, 40)
     student.requires_grad_()
     nothing = torch.empty(0, dtype=torch.int64)
-    terms = token_terms(
-        student, nothing, TeacherLogits(teacher), rows=nothing, **kind_of(support)
-    )
+    terms = token_terms(student, nothing, TeacherLogits(teacher), rows=nothing, **kind_of(support))
     assert all(term.shape == (0,) for term in terms)
     assert not gradient(terms.log_probs + terms.divergence, student).any()
 
@@ -413,9 +423,7 @@ def test_half_precision_only_rounds_the_gradient():
         torch.testing.assert_close(value.double(), expected, atol=1e-6, rtol=1e-6)
         grad = gradient(value, student)
         assert grad.dtype == torch.bfloat16
-        torch.testing.assert_close(
-            grad.double(), gradient(expected, exact), atol=1e-6, rtol=2**-8
-        )
+        torch.testing.assert_close(grad.double(), gradient(expected, exact), atol=1e-6, rtol=2**-8)
 
 
 def test_teacher_and_student_may_differ_in_dtype():

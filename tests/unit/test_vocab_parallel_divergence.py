@@ -51,9 +51,7 @@ def results(vocab, shard):
     found = []
     for given, kind in cases(student, teacher):
         leaf = student.clone().requires_grad_()
-        terms = token_terms(
-            leaf, LABELS, given, rows=ROWS, vocab=vocab, chunk_tokens=2, **kind
-        )
+        terms = token_terms(leaf, LABELS, given, rows=ROWS, vocab=vocab, chunk_tokens=2, **kind)
         # An infinite divergence counts for nothing here, as a caller would have it.
         finite = terms.divergence.isfinite()
         weights = torch.linspace(-1, 1, len(ROWS)).double()
@@ -71,15 +69,10 @@ def process(rank, shards, port, folder):
     size = VOCABULARY // shards
     vocab = VocabShard(dist.group.WORLD, rank * size)
     torch.save(results(vocab, slice(rank * size, (rank + 1) * size)), f"{folder}/{rank}.pt")
-    try:
-        token_terms(
-            torch.zeros(2, size), None, TeacherLogits(torch.zeros(2, size)),
-            vocab=VocabShard(dist.group.WORLD, rank * size + 1), **KINDS[0],
-        )  # fmt: skip
-    except ValueError as error:
-        assert f"vocab.start must be {rank * size}" in str(error)
-    else:
-        raise AssertionError("a shard that starts elsewhere was taken")
+    elsewhere = VocabShard(dist.group.WORLD, rank * size + 1)
+    teacher = TeacherLogits(torch.zeros(2, size))
+    with pytest.raises(ValueError, match=f"vocab.start must be {rank * size}"):
+        token_terms(torch.zeros(2, size), None, teacher, vocab=elsewhere, **KINDS[0])
     dist.destroy_process_group()
 
 

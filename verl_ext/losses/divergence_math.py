@@ -119,8 +119,11 @@ def _log_ratios(
 
 
 def support_divergence(
-    student: Float[Tensor, "tokens top_k"], teacher: Float[Tensor, "tokens top_k"], *,
-    alpha: float, tail: bool,
+    student: Float[Tensor, "tokens top_k"],
+    teacher: Float[Tensor, "tokens top_k"],
+    *,
+    alpha: float,
+    tail: bool,
 ) -> tuple[Float[Tensor, " tokens"], Float[Tensor, "tokens top_k"]]:
     """The divergence on a support of K tokens, and its gradient by the student's log-probabilities.
 
@@ -161,4 +164,3 @@ def _log_tail(
 def mass_outside(log_probs: Float[Tensor, "tokens top_k"]) -> Float[Tensor, " tokens"]:
     """The probability outside the support, in [0, 1]."""
     return -torch.expm1(log_probs.logsumexp(-1).clamp(max=0))
-

@@ -120,7 +120,7 @@ def token_terms(  # noqa: PLR0913
         if labels.dtype != torch.int64:
             raise ValueError(f"labels must be int64, got {labels.dtype}")
     _require_values(student_logits, labels, known, tokens, size)
-    log_probs, *others = TokenTermsKernel.apply(
+    log_probs, *others = TokenTermsKernel.apply(  # type: ignore[no-untyped-call]
         student_logits, Job(labels, known, kind, tokens, vocab)
     )
     return TokenTerms(None if labels is None else log_probs, *others)
@@ -141,9 +141,7 @@ def _served_top_k(teacher: TeacherTopK, support: str, top_k: int | None) -> int:
     return served
 
 
-def _token_rows(
-    logits: Tensor, rows: Tensor | None, chunk_tokens: int | None
-) -> TokenRows:
+def _token_rows(logits: Tensor, rows: Tensor | None, chunk_tokens: int | None) -> TokenRows:
     """The selected rows and the size of a chunk, checked but for the row numbers themselves."""
     if chunk_tokens is None:
         chunk_tokens = default_chunk(logits)
