@@ -30,12 +30,18 @@ from verl_ext.losses.vocabulary import VocabShard, local_ids, shared, summed
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """What is known of the teacher: its logits, or log-probabilities of some tokens."""
+class LocalTeacher:
+    """A teacher whose logits are here."""
 
-    logits: Float[Tensor, "tokens vocab"] | None = None
-    ids: Int64[Tensor, "selected top_k"] | None = None
-    log_probs: Float[Tensor, "selected top_k"] | None = None
+    logits: Float[Tensor, "tokens vocab"]
+
+
+@dataclass(frozen=True)
+class ServedTeacher:
+    """A teacher of whom log-probabilities of some tokens are known."""
+
+    ids: Int64[Tensor, "selected top_k"]
+    log_probs: Float[Tensor, "selected top_k"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Job:
     """One call of the kernel: everything but the logits that are differentiated."""
 
     labels: Int64[Tensor, " selected"] | None
-    teacher: Teacher
+    teacher: LocalTeacher | ServedTeacher
     kind: DivergenceKind
     tokens: TokenRows
     vocab: VocabShard | None
@@ -61,16 +67,20 @@ class TokenTermsKernel(torch.autograd.Function):
             labels = job.labels.unsqueeze(-1)
             exact = log_probs_of(logits, labels, student, job.tokens, job.vocab)
             log_probs = exact.squeeze(-1).to(student.peak.dtype)
-        teacher, teacher_top = None, job.teacher.ids
-        if job.teacher.logits is not None:
-            teacher, teacher_top = scan(job.teacher.logits, job.tokens, job.kind.top_k, job.vocab)
-        if job.kind.support == "full":
-            found = _full(logits, student, teacher, job)
+        given, tokens, top_k = job.teacher, job.tokens, job.kind.top_k
+        if isinstance(given, ServedTeacher):
+            teacher_top = given.ids
+            found = _sparse(logits, student, given.ids, given.log_probs.double(), job)
         else:
-            ids = student_top if job.kind.support == "student" else teacher_top
-            found = _sparse(logits, student, teacher, ids, job)
+            teacher, teacher_top = scan(given.logits, tokens, top_k, job.vocab)
+            if job.kind.support == "full":
+                found = _full(logits, student, given.logits, teacher, job)
+            else:
+                ids = student_top if job.kind.support == "student" else teacher_top
+                log_q = log_probs_of(given.logits, ids, teacher, tokens, job.vocab)
+                found = _sparse(logits, student, ids, log_q, job)
         overlap = torch.full_like(found.values, torch.nan)
-        if student_top is not None and teacher_top is not None:
+        if top_k is not None:
             overlap = shared(student_top, teacher_top).to(overlap.dtype)
         ctx.kind, ctx.tokens, ctx.vocab = job.kind, job.tokens, job.vocab
         ctx.save_for_backward(
@@ -129,16 +139,12 @@ class _Divergence:
 def _sparse(
     logits: Float[Tensor, "tokens vocab"],
     student: Distributions,
-    teacher: Distributions | None,
     ids: Int64[Tensor, "selected top_k"],
+    log_q: Float[Tensor, "selected top_k"],
     job: Job,
 ) -> _Divergence:
     """On a support of K tokens; kept are their ids in this shard and ∂D/∂log p."""
     log_p = log_probs_of(logits, ids, student, job.tokens, job.vocab)
-    if teacher is None:
-        log_q = job.teacher.log_probs.double()
-    else:
-        log_q = log_probs_of(job.teacher.logits, ids, teacher, job.tokens, job.vocab)
     values, slope_sum, student_tail, teacher_tail = (
         torch.empty_like(student.peak) for _ in range(4)
     )
@@ -157,18 +163,22 @@ def _sparse(
 
 
 def _full(
-    logits: Float[Tensor, "tokens vocab"], student: Distributions, teacher: Distributions, job: Job
+    logits: Float[Tensor, "tokens vocab"],
+    student: Distributions,
+    teacher_logits: Float[Tensor, "tokens vocab"],
+    teacher: Distributions,
+    job: Job,
 ) -> _Divergence:
     """On the whole vocabulary; kept is what makes the teacher's log-probabilities again."""
     values, slope_sum = torch.empty_like(student.peak), torch.empty_like(student.peak)
     for piece in job.tokens.pieces():
         log_p = student.all_log_probs(job.tokens.take(logits, piece), piece)
-        log_q = teacher.all_log_probs(job.tokens.take(job.teacher.logits, piece), piece)
+        log_q = teacher.all_log_probs(job.tokens.take(teacher_logits, piece), piece)
         terms, slopes = pointwise(log_p, log_q.to(log_p.dtype), job.kind.alpha)
         values[piece], slope_sum[piece] = terms.sum(-1), slopes.sum(-1)
     values, slope_sum = summed(values, job.vocab), summed(slope_sum, job.vocab)
     nothing = torch.zeros_like(values)
-    kept = (job.teacher.logits, teacher.peak, teacher.total)
+    kept = (teacher_logits, teacher.peak, teacher.total)
     return _Divergence(values, slope_sum, nothing, nothing.clone(), kept)
 
 

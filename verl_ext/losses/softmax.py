@@ -47,8 +47,11 @@ def scan(
     tokens: TokenRows,
     top_k: int | None,
     vocab: VocabShard | None,
-) -> tuple[Distributions, Int64[Tensor, "selected top_k"] | None]:
-    """Reads the selected rows once: their softmax's two numbers, and their K most likely tokens."""
+) -> tuple[Distributions, Int64[Tensor, "selected top_k"]]:
+    """Reads the selected rows once: their softmax's two numbers, and their K most likely tokens.
+
+    Without a K there are none.
+    """
     size = logits.shape[-1]
     dtype = arithmetic(logits.dtype)
     peak = logits.new_empty(tokens.count, dtype=dtype)
@@ -72,7 +75,7 @@ def scan(
         total = summed(total * (peak - whole).exp_(), vocab)
         peak = whole
     if top_k is None:
-        return Distributions(peak, total), None
+        return Distributions(peak, total), ids
     values = tokens.gather(logits, ids).to(dtype)
     return Distributions(peak, total), merged_top(values, ids, top_k, vocab)
 
