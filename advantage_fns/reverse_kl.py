@@ -68,7 +68,7 @@ def reverse_kl(
     sampled = response_mask.bool()
     _require_finite("student_log_probs", student_log_probs, sampled)
     _require_finite("teacher_log_probs", teacher_log_probs, sampled)
-    # Not multiplied by the mask: NaN times 0 is NaN. float64: one number a token costs nothing.
+    # Not multiplied by the mask: NaN times 0 is NaN. In float64: it is one number per token.
     log_ratio = torch.where(sampled, student_log_probs.double() - teacher_log_probs.double(), 0)
     if center:
         mean = log_ratio.sum() / sampled.sum().clamp_min(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from verl_ext.losses.chunks import TokenRows, default_chunk
 from verl_ext.losses.divergence_math import DivergenceKind
-from verl_ext.losses.kernel import Job, Teacher, TokenTermsKernel
+from verl_ext.losses.kernel import Job, LocalTeacher, ServedTeacher, TokenTermsKernel
 from verl_ext.losses.vocabulary import VocabShard
 
 
@@ -120,7 +120,7 @@ def token_terms(  # noqa: PLR0913
         if labels.dtype != torch.int64:
             raise ValueError(f"labels must be int64, got {labels.dtype}")
     _require_values(student_logits, labels, known, tokens, size)
-    log_probs, *others = TokenTermsKernel.apply(
+    log_probs, *others = TokenTermsKernel.apply(  # type: ignore[no-untyped-call]
         student_logits, Job(labels, known, kind, tokens, vocab)
     )
     return TokenTerms(None if labels is None else log_probs, *others)
@@ -155,16 +155,16 @@ def _token_rows(logits: Tensor, rows: Tensor | None, chunk_tokens: int | None) -
 
 def _teacher(
     teacher: TeacherLogits | TeacherTopK, student_logits: Tensor, tokens: TokenRows
-) -> Teacher:
+) -> LocalTeacher | ServedTeacher:
     """The teacher without its graph, its shapes checked against the student's."""
     if isinstance(teacher, TeacherTopK):
         shape = (tokens.count, teacher.ids.shape[-1])
         _require_matrix("teacher.log_probs", teacher.log_probs, shape, student_logits)
-        return Teacher(ids=teacher.ids.long(), log_probs=teacher.log_probs.detach())
+        return ServedTeacher(ids=teacher.ids.long(), log_probs=teacher.log_probs.detach())
     if not isinstance(teacher, TeacherLogits):
         raise ValueError(f"teacher must be TeacherLogits or TeacherTopK, got {type(teacher)}")
     _require_matrix("teacher.logits", teacher.logits, student_logits.shape, student_logits)
-    return Teacher(logits=teacher.logits.detach())
+    return LocalTeacher(logits=teacher.logits.detach())
 
 
 def _require_matrix(
@@ -195,7 +195,11 @@ def _require_place(name: str, values: Tensor, shape: tuple[int, ...], beside: Te
 
 
 def _require_values(
-    logits: Tensor, labels: Tensor | None, teacher: Teacher, tokens: TokenRows, size: int
+    logits: Tensor,
+    labels: Tensor | None,
+    teacher: LocalTeacher | ServedTeacher,
+    tokens: TokenRows,
+    size: int,
 ) -> None:
     """Refuses indices that are out of range or repeat; the device is waited for once."""
     if not tokens.count:
@@ -209,7 +213,7 @@ def _require_values(
         )
     if labels is not None:
         checks[f"labels must be in [0, {size})"] = ((labels >= 0) & (labels < size)).all()
-    if teacher.ids is not None:
+    if isinstance(teacher, ServedTeacher):
         ids = teacher.ids.sort(-1).values
         inside = (ids[:, 0] >= 0).all() & (ids[:, -1] < size).all()
         checks[f"teacher.ids must be in [0, {size}) and distinct within a token"] = (
