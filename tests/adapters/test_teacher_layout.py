@@ -48,7 +48,8 @@ def test_a_token_is_found_where_its_logits_are_one_position_before_it():
 def test_a_micro_batch_in_which_no_token_counts_has_none():
     empty = micro_batch(response_mask=jagged([[0, 0], [0, 0, 0]]))
     tokens = layout.sampled_tokens(empty)
-    assert not tokens.positions.numel() and not tokens.slots.values().any()
+    assert not tokens.positions.numel()
+    assert not tokens.slots.values().any()
 
 
 def outputs(teacher=None, data=None, **settings):

@@ -218,7 +218,8 @@ def test_a_reference_teacher_lives_beside_the_actor(monkeypatch, mode, worker):
     assert run.mapping == dict.fromkeys(run.role_worker_mapping, "global_pool")
     assert run.use_reference_policy
     told = run.config.actor_rollout_ref.rollout.custom.verl_ext
-    assert told.teacher_path == "/models/teacher" and told.divergence.top_k == 4
+    assert told.teacher_path == "/models/teacher"
+    assert told.divergence.top_k == 4
 
 
 def test_what_else_a_user_tells_the_workers_stays(monkeypatch):
