@@ -144,10 +144,10 @@ def test_what_is_not_finite_becomes_the_floor_and_is_counted_in_the_response(
 
 def test_a_token_with_several_broken_log_probs_counts_once_and_finite_ones_stay():
     values, broken = teacher_server.finite(
-        torch.tensor([[-math.inf, math.nan], [-50.0, -1.0]]), floor=-20.0
+        torch.tensor([[-math.inf, math.nan], [-50.0, -1.0], [-2.0, -math.inf]]), floor=-20.0
     )
-    assert values.tolist() == [[-20.0, -20.0], [-50.0, -1.0]]
-    assert broken.tolist() == [True, False]
+    assert values.tolist() == [[-20.0, -20.0], [-50.0, -1.0], [-2.0, -20.0]]
+    assert broken.tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("death", DEATHS)
