@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -379,6 +381,11 @@ def test_the_manager_keeps_the_seeds_and_looks_after_the_teachers(monkeypatch, b
     started = after().agent_loop_workers_class.__ray_actor_class__
     assert issubclass(started, teacher_server.TeacherGuard)
     assert issubclass(started, deterministic.SeededWorker) == (before is not None)
+
+
+def test_a_process_that_imports_the_workers_first_gets_them():
+    """As Ray's do; verl's modules, imported on the way, bring the trainers and these us again."""
+    subprocess.run([sys.executable, "-c", "import verl_ext.adapters.rollout"], check=True)
 
 
 def test_a_manager_of_the_users_own_is_refused_and_not_replaced():

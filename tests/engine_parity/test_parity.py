@@ -33,8 +33,16 @@ from engine_parity.layouts import (
 TOLERANCES = {"log_probs": 1e-5, "entropy": 1e-5, "loss": 1e-5, "grad_norm": 1e-5, "update": 5e-3}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("method", cases.METHODS)
+# Where logits are cut in a way of their own; with pipeline stages a reference teacher is refused.
+LOGIT_LAYOUTS = ("fsdp", "fsdp_dp2", "megatron", "tp2", "tp2_unpacked", "cp2", "megatron_dp2")
+ROWS = [
+    (method, layout)
+    for method, row in cases.METHODS.items()
+    for layout in (LOGIT_LAYOUTS if row.divergence else LAYOUTS)
+]
+
+
+@pytest.mark.parametrize(("method", "layout"), ROWS)
 def test_every_method_trains_alike_in_every_layout(ranks, model_folder, expected, method, layout):
     check(ranks, model_folder, expected, LAYOUTS[layout], method=method)
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from runs import killing_reward
@@ -23,7 +24,7 @@ def run(folder, monkeypatch, on_teacher_failure, how):
     monkeypatch.setenv(killing_reward.SIGNAL, str(int(how)))
     toy = world.ensure("three_tasks")
     rows = [pq.read_table(toy.train, filters=[("data_source", "=", name)]) for name in SOURCES]
-    pq.write_table(pq.concat_tables([table.slice(0, 48) for table in rows]), folder / "two.parquet")
+    pq.write_table(pa.concat_tables([table.slice(0, 48) for table in rows]), folder / "two.parquet")
     inference = "${distillation.teacher_models.teacher_model.inference}"
     for name in SOURCES:
         shutil.copytree(toy.model, folder / f"model_of_{name}")

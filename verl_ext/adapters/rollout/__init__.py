@@ -42,7 +42,3 @@ class SeededTaughtManager(SeededManager):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(SeededTaughtRolloutWorker)
-
-
-MANAGER = f"{__name__}.{TaughtManager.__name__}"
-SEEDED_MANAGER = f"{__name__}.{SeededTaughtManager.__name__}"

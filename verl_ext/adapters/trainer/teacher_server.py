@@ -10,15 +10,18 @@ from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import need_teacher_policy
 
-from verl_ext.adapters import rollout
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.rollout.teacher_server import KEY, REPORT, STOPPED, TeacherError
 from verl_ext.adapters.sessions import sessions
 from verl_ext.adapters.trainer import deterministic
 from verl_ext.adapters.trainer.stage import Stage
 
-# Which manager of ours takes the place of the one that is asked for.
-MANAGERS = {None: rollout.MANAGER, deterministic.MANAGER: rollout.SEEDED_MANAGER}
+# Which manager of ours takes the place of the one that is asked for. By name: a process of Ray's
+# may import that module first, which then comes to import this one.
+MANAGERS = {
+    None: "verl_ext.adapters.rollout.TaughtManager",
+    deterministic.MANAGER: "verl_ext.adapters.rollout.SeededTaughtManager",
+}
 
 
 class TeacherServers(Stage):
