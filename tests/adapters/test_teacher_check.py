@@ -154,11 +154,20 @@ def test_presets_are_the_numbers_of_the_kernel():
 )  # fmt: skip
 def test_teacher_servers_are_asked_for_what_is_read_of_them(verl_config, more, expected):
     config = verl_config(*RUN, *SERVER, *more)
-    check.set_pool_up(config)
+    check.prepare(config)
     loss = config.distillation.distillation_loss
     assert (loss.loss_mode, loss.use_policy_gradient) == expected
     if more:
         assert loss.topk == 8
+
+
+def test_the_toys_teacher_is_written_down_before_verl_resolves_the_configuration(verl_config):
+    """In the order of the keys the toy's own paths are resolved first, and it looks like no toy."""
+    config = verl_config(*RUN)
+    check.prepare(config)
+    OmegaConf.resolve(config)
+    assert "/opd-" in config.algorithm.verl_ext.teacher.path
+    assert config.algorithm.verl_ext.teacher.path != config.actor_rollout_ref.model.path
 
 
 def save_tokenizer(folder, letters):

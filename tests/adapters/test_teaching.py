@@ -222,6 +222,12 @@ def test_a_reference_teacher_lives_beside_the_actor(monkeypatch, mode, worker):
     assert told.divergence.top_k == 4
 
 
+def test_a_reference_teacher_without_a_path_is_never_the_student_itself():
+    cls = type("T", (teaching.Teaching, Pools), {"base_mode": "sync"})
+    with pytest.raises(SettingsError, match="whose weights"):
+        cls(config(teacher={"path": None}))
+
+
 def test_what_else_a_user_tells_the_workers_stays(monkeypatch):
     monkeypatch.setattr(ray, "remote", lambda cls: cls)
     cls = type("T", (teaching.Teaching, Pools), {"base_mode": "sync"})

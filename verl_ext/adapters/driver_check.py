@@ -38,7 +38,7 @@ def check_and_prepare(config: DictConfig) -> None:
     check(config)
     toy.provide(config)
     tokenizers.check(config)
-    teacher_check.set_pool_up(config)
+    teacher_check.prepare(config)
     megatron.check_model(config)  # the toy model exists only now
     machine.prepare(config)
     run_view.READY.set()

@@ -77,11 +77,7 @@ def _check_mix(config: DictConfig, wanted: Plan) -> None:
 
 def _check_reference(config: DictConfig, given: Mapping[str, Any], teacher: Teacher) -> None:
     key = f"{KEY}.teacher"
-    if not teacher.path:
-        raise SettingsError(
-            f"{key}.path: whose weights? With source=ref the reference worker is the teacher. "
-            f"Add: {key}.path=MODEL"
-        )
+    require_path(teacher)
     for name in SERVER_ALONE:
         if given.get(name, getattr(Teacher, name)) != getattr(Teacher, name):
             raise SettingsError(f"{key}.{name} is for source=server. Remove it: '~{key}.{name}'")
@@ -106,6 +102,16 @@ def _check_reference(config: DictConfig, given: Mapping[str, Any], teacher: Teac
             f"distillation.enabled starts teacher servers that {key}.source=ref leaves idle. "
             f"Add: distillation.enabled=false, or {key}.source=server"
         )
+
+
+def require_path(teacher: Teacher) -> str:
+    """The path of a reference teacher; without one verl would take the student's, silently."""
+    if not teacher.path:
+        raise SettingsError(
+            f"{KEY}.teacher.path: whose weights? With source=ref the reference worker is the "
+            f"teacher. Add: {KEY}.teacher.path=MODEL"
+        )
+    return teacher.path
 
 
 def _check_server(config: DictConfig, wanted: Plan) -> None:
@@ -184,10 +190,14 @@ def _check_divergence(config: DictConfig, teacher: Teacher, wanted: Divergence) 
         )
 
 
-def set_pool_up(config: DictConfig) -> None:
-    """Asks verl's teacher servers for what the run reads of them."""
+def prepare(config: DictConfig) -> None:
+    """Writes down who the teacher is, and asks verl's servers for what the run reads of them."""
     wanted = plan(config)
-    if wanted.teacher is None or wanted.teacher.source != "server":
+    if wanted.teacher is None:
+        return
+    if wanted.teacher.source == "ref":
+        # Found now: whether the run is on the toy shows only while its paths are still unresolved.
+        config.algorithm.verl_ext.teacher.path = require_path(wanted.teacher)
         return
     loss = config.distillation.distillation_loss
     if wanted.divergence:

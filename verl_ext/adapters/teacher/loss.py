@@ -87,6 +87,7 @@ class DistillationLoss:
             vocab=layout.vocabulary_shard(self.config.strategy, logits.shape[-1]),
             **self.settings.arguments,
         )
+        assert terms.log_probs is not None
         values = {
             "log_probs": terms.log_probs,
             DIVERGENCE: terms.divergence,
@@ -122,7 +123,10 @@ class DistillationLoss:
 
         def mean(name: str, mode: str) -> Tensor:
             per_token = no_padding_2_padding(model_output[name], data)
-            return agg_loss(loss_mat=per_token, loss_mask=mask, loss_agg_mode=mode, **sizes)
+            value: Tensor = agg_loss(
+                loss_mat=per_token, loss_mask=mask, loss_agg_mode=mode, **sizes
+            )
+            return value
 
         term = mean(DIVERGENCE, self.config.loss_agg_mode)
         loss = loss + self.settings.coef * term

@@ -10,8 +10,9 @@ from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.config import TrainingWorkerConfig
 from verl.workers.config.model import MtpConfig
-from verl.workers.engine_workers import TrainingWorker, TrainingWorkerConfig
+from verl.workers.engine_workers import TrainingWorker
 
 from verl_ext.adapters.teacher.loss import FLAGS
 

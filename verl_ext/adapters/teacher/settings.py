@@ -154,15 +154,13 @@ def plan(config: DictConfig) -> Plan:
     """
     settings = config.algorithm.get("verl_ext") or {}
     key = "algorithm.verl_ext"
-    read = {
-        name: _read(f"{key}.{name}", made, settings.get(name))
-        for name, made in (("teacher", Teacher), ("divergence", Divergence))
-    }
+    teacher = _read(f"{key}.teacher", Teacher, settings.get("teacher"))
+    divergence = _read(f"{key}.divergence", Divergence, settings.get("divergence"))
     mixer = MIXERS.get(str(config.algorithm.adv_estimator))
     mix = None
     if mixer:
         mix = _read(f"{key}.advantage", _mix_of(mixer.function), settings.get("advantage") or {})
-    return Plan(read["teacher"], mix, read["divergence"])
+    return Plan(teacher, mix, divergence)
 
 
 def rewarded_estimator(config: DictConfig) -> str:

@@ -23,14 +23,14 @@ def check(config: DictConfig) -> None:
     Raises:
         SettingsError: names the two models and both hashes.
     """
-    from verl.utils import hf_tokenizer
+    from verl.utils.tokenizer import hf_tokenizer
 
     if plan(config).teacher is None:
         return
     trust = config.data.get("trust_remote_code", False)
 
     def hashed(path: str) -> str:
-        return vocabulary_hash(hf_tokenizer(path, trust_remote_code=trust))
+        return vocabulary_hash(hf_tokenizer(path, trust_remote_code=trust))  # type: ignore[no-untyped-call]
 
     model = config.actor_rollout_ref.model
     student = str(model.get("tokenizer_path") or model.path)

@@ -29,6 +29,7 @@ class Taught:
     actor: Any
     ref: Any
     loss_fn: Any
+    ref_worker_cls: Any
     role: str
     _ext_loss: DistillationLoss | None = None
 
@@ -36,7 +37,7 @@ class Taught:
     def _ext_settings(self) -> Mapping[str, Any]:
         return (self.config.rollout.get("custom") or {}).get(SETTINGS) or {}
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined,no-untyped-call,untyped-decorator]
     def init_model(self) -> None:
         """As verl's; the reference model is the teacher's, the actor's loss ours."""
         path = self._ext_settings.get("teacher_path")
@@ -56,14 +57,14 @@ class Taught:
 
             self.actor.set_loss_fn(partial(ppo_loss, config=actor_config))
 
-    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))
+    @register(dispatch_mode=make_nd_compute_dataproto_dispatch_fn(mesh_name="actor"))  # type: ignore[no-untyped-call,untyped-decorator]
     def update_actor(self, data: TensorDict) -> TensorDict:
         """As verl's, with the teacher's weights at hand where the loss asks for its logits."""
         loss = self._ext_loss
         tu.assign_non_tensor(data, **(FLAGS if loss else dict.fromkeys(FLAGS, False)))
         reads_logits = loss is not None and loss.teacher_logits is not None
         with self.ref.engine.eval_mode() if reads_logits else nullcontext():
-            return super().update_actor(data)  # type: ignore[misc,no-any-return]
+            return super().update_actor(data)  # type: ignore[misc]
 
 
 class TaughtWorker(Taught, ActorRolloutRefWorker):

@@ -14,6 +14,7 @@ from verl.trainer.ppo.utils import Role
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from verl_ext.adapters.teacher import settings as teacher_settings
+from verl_ext.adapters.teacher.check import require_path
 from verl_ext.adapters.teacher.workers import SETTINGS, TaughtDetachedWorker, TaughtWorker
 from verl_ext.adapters.trainer.stage import Stage
 from verl_ext.catalog import MIXERS
@@ -36,7 +37,7 @@ class Teaching(Stage):
         teacher, divergence = self.ext_plan.teacher, self.ext_plan.divergence
         if teacher:
             ours = {
-                "teacher_path": teacher.path,
+                "teacher_path": require_path(teacher) if teacher.source == "ref" else None,
                 "divergence": asdict(divergence) if divergence else None,
             }
             with open_dict(config):
