@@ -74,7 +74,6 @@ def reverse_kl(
         mean = log_ratio.sum() / sampled.sum().clamp_min(1)
         log_ratio = torch.where(sampled, log_ratio - mean, 0)
     advantages = _future_sum(log_ratio * -coef, discount)
-    # 0.0 − 0.0 is 0.0 where −c · 0 is −0.0.
     # + 0.0: no zero carries the minus sign of −c · 0.
     return torch.where(sampled, advantages, 0).to(student_log_probs.dtype) + 0.0
 

@@ -103,6 +103,10 @@ def test_combinations_that_make_sense_pass(verl_config, overrides):
         (("+algorithm.verl_ext.divergence={alpha: revers_kl}",), "did you mean 'reverse_kl'"),
         (("+algorithm.verl_ext.divergence={alpha: 1.5}",), "alpha"),
         (("+algorithm.verl_ext.divergence={top_k: null}",), "top_k"),
+        (
+            ("+algorithm.verl_ext.divergence={support: full, top_k: null, tail: false}",),
+            "tail=false has no effect",
+        ),
         (("+algorithm.verl_ext.divergence={suport: full}",), "did you mean 'support'"),
         (("+algorithm.verl_ext.divergence={coef: 0}",), "coef must be above 0"),
         ((DIVERGENCE, "actor_rollout_ref.model.use_fused_kernels=true"), "use_fused_kernels=false"),
@@ -182,20 +186,28 @@ def save_tokenizer(folder, letters):
     made.save_pretrained(folder)
 
 
-@pytest.mark.parametrize(("teachers", "alike"), [("abc", True), ("acb", False), ("abcd", False)])
-def test_a_teacher_with_another_vocabulary_is_refused(tmp_path, teachers, alike):
-    save_tokenizer(tmp_path / "student", "abc")
-    save_tokenizer(tmp_path / "teacher", teachers)
-    config = OmegaConf.create(
+def student_and_teacher(folder, teachers, **ours):
+    save_tokenizer(folder / "student", "abc")
+    save_tokenizer(folder / "teacher", teachers)
+    section = {"teacher": {"source": "ref", "path": str(folder / "teacher")}, **ours}
+    return OmegaConf.create(
         {
-            "algorithm": {
-                "adv_estimator": "verl_ext.opd",
-                "verl_ext": {"teacher": {"source": "ref", "path": str(tmp_path / "teacher")}},
-            },
-            "actor_rollout_ref": {"model": {"path": str(tmp_path / "student")}},
+            "algorithm": {"adv_estimator": "verl_ext.opd", "verl_ext": section},
+            "actor_rollout_ref": {"model": {"path": str(folder / "student")}},
             "data": {},
         }
     )
+
+
+def test_a_support_larger_than_the_vocabulary_is_refused_with_a_size_that_fits(tmp_path):
+    config = student_and_teacher(tmp_path, "abc", divergence={"top_k": 4})
+    with pytest.raises(SettingsError, match=r"top_k=4 of a vocabulary of 3\. Add: .*top_k=1"):
+        tokenizers.check(config)
+
+
+@pytest.mark.parametrize(("teachers", "alike"), [("abc", True), ("acb", False), ("abcd", False)])
+def test_a_teacher_with_another_vocabulary_is_refused(tmp_path, teachers, alike):
+    config = student_and_teacher(tmp_path, teachers)
     if alike:
         tokenizers.check(config)
         return

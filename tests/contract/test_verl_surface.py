@@ -21,6 +21,25 @@ SIGNATURES = {
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._build_replay_buffer": ["self"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_advantage": ["self", "batch", "metrics"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._update_actor": ["self", "batch", "metrics"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._init_resource_pool_mgr": ["self"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_ref_log_prob": [
+        "self", "batch", "metrics",
+    ],
+    "verl.workers.engine_workers:ActorRolloutRefWorker.init_model": ["self"],
+    "verl.workers.engine_workers:ActorRolloutRefWorker.update_actor": ["self", "data"],
+    "verl.workers.engine_workers:TrainingWorker.__init__": ["self", "config"],
+    "verl.workers.engine_workers:TrainingWorker.set_loss_fn": ["self", "loss_fn"],
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.forward_step": [
+        "self", "micro_batch", "loss_function", "forward_only",
+    ],
+    "verl.workers.utils.losses:ppo_loss": ["config", "model_output", "data", "dp_group"],
+    "verl.trainer.ppo.core_algos:agg_loss": ["loss_mat", "loss_mask", "loss_agg_mode"],
+    "verl.workers.utils.padding:no_padding_2_padding": ["tensor", "data"],
+    "verl.workers.utils.padding:response_from_nested": ["tensor", "response_mask"],
+    "verl.utils.ulysses:slice_input_tensor": ["x", "dim"],
+    "verl.models.mcore.util:preprocess_thd_engine": ["input_ids", "pre_process"],
+    "verl.models.mcore.util:preprocess_bshd_engine": ["input_ids", "pre_process"],
+    "verl.utils.tokenizer:hf_tokenizer": ["name_or_path"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._init_dataloader": ["self"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._fetch_one_gen_batch": ["self"],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._next_train_batch": ["self", "num_prompts"],
@@ -194,6 +213,22 @@ SOURCES = {
     ],
     "verl.workers.engine.megatron.transformer_impl:MegatronEngine.to": [
         'elif device == "cpu":',  # why offload would have no effect on a CPU
+    ],
+    "verl.workers.engine_workers:ActorRolloutRefWorker.init_model": [
+        "self.ref = self.ref_worker_cls(config=ref_training_config)",  # where the teacher comes in
+        "self.loss_fn = partial(ppo_loss, config=actor_config)",  # whose config our loss takes
+    ],
+    "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.prepare_model_outputs": [
+        "logits_processor_func(student_logits=logits_rmpad.unsqueeze(0), data=micro_batch)",
+        'if not distillation_only:\n            model_output["log_probs"] = log_probs',  # ours stay
+    ],
+    "verl.workers.engine.megatron.transformer_impl:MegatronEngineWithLMHead"
+    "._lm_head_logits_processor": [
+        "student_logits=logits_bak, data=batch, data_format=data_format",
+        'if not distillation_only:\n            ret["log_probs"]',
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._setup": [
+        "if self.use_reference_policy and not self.ref_in_actor:",  # which we switch on
     ],
     "verl.utils.tracking:FileLogger.__init__": ['os.getenv("VERL_FILE_LOGGER_PATH"'],
     "ray._private.worker:print_worker_logs": ["if not _worker_logs_enabled:"],

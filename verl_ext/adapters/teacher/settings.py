@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.catalog import MIXERS
-from verl_ext.losses.divergence import divergence
+from verl_ext.losses.divergence_math import DivergenceKind
 from verl_ext.suggest import nearest
 
 SOURCES = ("ref", "server")
@@ -115,8 +115,9 @@ class Divergence:
             )
         if isinstance(self.alpha, str):
             _one_of("alpha", self.alpha, tuple(ALPHAS))
-        logits = torch.zeros(1, max(self.top_k or 1, 1))
-        divergence(logits, logits, **self.arguments)  # refuses the rest
+        if self.support == "full" and not self.tail:
+            raise ValueError("tail=false has no effect with support=full: nothing is outside it")
+        DivergenceKind(**self.arguments)  # refuses the rest
 
     @property
     def arguments(self) -> dict[str, Any]:

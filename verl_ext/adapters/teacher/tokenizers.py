@@ -18,25 +18,34 @@ def vocabulary_hash(tokenizer: Any) -> str:
 
 
 def check(config: DictConfig) -> None:
-    """Compares the vocabularies of the student and of each teacher.
+    """Compares the vocabularies of the student and of each teacher, and the support with them.
 
     Raises:
-        SettingsError: names the two models and both hashes.
+        SettingsError: names the two models and both hashes, or the largest support there can be.
     """
     from verl.utils.tokenizer import hf_tokenizer
 
-    if plan(config).teacher is None:
+    wanted = plan(config)
+    if wanted.teacher is None:
         return
     trust = config.data.get("trust_remote_code", False)
 
-    def hashed(path: str) -> str:
-        return vocabulary_hash(hf_tokenizer(path, trust_remote_code=trust))  # type: ignore[no-untyped-call]
+    def tokenizer(path: str) -> Any:
+        return hf_tokenizer(path, trust_remote_code=trust)  # type: ignore[no-untyped-call]
 
     model = config.actor_rollout_ref.model
     student = str(model.get("tokenizer_path") or model.path)
-    own = hashed(student)
+    ours = tokenizer(student)
+    top_k = wanted.divergence and wanted.divergence.top_k
+    if top_k and top_k > len(ours):
+        raise SettingsError(
+            f"algorithm.verl_ext.divergence.top_k={top_k} of a vocabulary of {len(ours)}. Add: "
+            f"algorithm.verl_ext.divergence.top_k={max(1, len(ours) // 4)}, or top_k=null with "
+            "support=full"
+        )
+    own = vocabulary_hash(ours)
     for key, path in teachers(config):
-        if (other := hashed(path)) != own:
+        if (other := vocabulary_hash(tokenizer(path))) != own:
             raise SettingsError(
                 f"{key}={path} has another vocabulary ({other}) than the student, {student} "
                 f"({own}): its log-probs would be of other tokens. Choose a teacher with the "
