@@ -22,6 +22,7 @@ from verl_ext.plotting.panels import (
     DPI,
     ENTROPY,
     STYLE,
+    TEACHING,
     TRAINING,
     check_labels,
     drawable,
@@ -76,7 +77,8 @@ def curves_figure(logs: Sequence[RunLog], labels: Sequence[str]) -> Figure:
     check_labels(logs, labels)
     sources = sorted({source for log in logs for source in log.data_sources})
     tasks = sorted({task for log in logs for task in log.by_task("reward")})
-    training = {metric: _training(logs, labels, metric) for metric in TRAINING}
+    taught = [m for m in TEACHING if any(drawable(log.series.get(m)) for log in logs)]
+    training = {metric: _training(logs, labels, metric) for metric in (*TRAINING, *taught)}
     training[ENTROPY] = _entropy(logs, labels, training[ENTROPY])
     validation = {f"validation of {name}": _validation(logs, labels, name) for name in sources}
     rewards = {f"reward of {task}": _task_reward(logs, labels, task) for task in tasks}
@@ -96,7 +98,7 @@ def curves_figure(logs: Sequence[RunLog], labels: Sequence[str]) -> Figure:
 
 
 def _training(logs: Sequence[RunLog], labels: Sequence[str], metric: str) -> _Panel:
-    title, unit = TRAINING[metric]
+    title, unit = (TRAINING | TEACHING)[metric]
     return _Panel(title, unit, _lines(labels, [log.series.get(metric) for log in logs]))
 
 

@@ -12,6 +12,7 @@ from verl_ext.plotting.panels import (
     DPI,
     ENTROPY,
     STYLE,
+    TEACHING,
     TRAINING,
     before_after,
     drawable,
@@ -48,7 +49,8 @@ def run_figure(log: RunLog, title: str) -> Figure:
     """The figure that :func:`draw_run` writes.
 
     Reward, validation, entropy and response length; under AEPO the entropy of the batch with its
-    thresholds, and where the trainer knows tasks, their shares of the advantage.
+    thresholds, with a teacher how far it is, and where the trainer knows tasks, their shares of the
+    advantage.
     """
     present = _present(log)
     missing = [metric for metric in TRAINING if metric not in present]
@@ -79,7 +81,7 @@ def _present(log: RunLog) -> list[str]:
     stand_ins = {ENTROPY: BATCH_ENTROPY}
     return [
         metric
-        for metric in TRAINING
+        for metric in (*TRAINING, *TEACHING)
         if drawable(log.series.get(metric)) or drawable(log.series.get(stand_ins.get(metric, "")))
     ]
 
@@ -102,9 +104,10 @@ def _training_panel(axes: Axes, metric: str, log: RunLog) -> None:
     if metric == ENTROPY and gated:
         entropy_panel(axes, log)
         return
-    title, unit = TRAINING[metric]
+    known = TRAINING | TEACHING
+    title, unit = known[metric]
     series = log.series[metric]
-    colour = COLOURS[list(TRAINING).index(metric)]
+    colour = COLOURS[list(known).index(metric)]
     axes.plot(series.steps, series.values, color=colour, label=metric)
     axes.set_title(title)
     axes.set_title(before_after(series), loc="right", color=colour)
