@@ -8,7 +8,7 @@ import verl  # registers the resolver of the toy paths  # noqa: F401
 from omegaconf import OmegaConf
 
 from verl_ext import overlays
-from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS, SAMPLERS
+from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, PAPERS, SAMPLERS
 
 PRIMARIES = {"ppo_trainer": [], "ppo_megatron_trainer": [], "megatron": ["model_engine=megatron"]}
 
@@ -117,7 +117,7 @@ def test_papers_name_plugins_that_exist(verl_config, paper):
     assert paper in PAPERS
     config = verl_config(f"+paper={paper}")
     untouched = verl_config("+scale=cpu").algorithm.adv_estimator
-    assert config.algorithm.adv_estimator in {*ADVANTAGES, untouched}
+    assert config.algorithm.adv_estimator in {*ADVANTAGES, *MIXERS, untouched}
     assert set(config.algorithm.verl_ext.get("masks", {})) <= set(MASKS)
     assert set(config.algorithm.verl_ext.get("sampler", {})) <= set(SAMPLERS)
 
