@@ -99,6 +99,11 @@ def test_combinations_that_make_sense_pass(verl_config, overrides):
             (*SERVER, "+distillation.teacher_models.other={key: x, model_path: /models/o}"),
             "verl drops the one of this name",
         ),
+        (
+            (*SERVER, "actor_rollout_ref.actor.use_kl_loss=true",
+             "actor_rollout_ref.actor.kl_loss_type=k1"),
+            "expected gradient is zero",
+        ),
         (("+algorithm.verl_ext.divergence={alpha: k1}",), "the expected gradient of k1 is zero"),
         (("+algorithm.verl_ext.divergence={alpha: revers_kl}",), "did you mean 'reverse_kl'"),
         (("+algorithm.verl_ext.divergence={alpha: 1.5}",), "alpha"),

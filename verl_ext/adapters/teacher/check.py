@@ -10,6 +10,7 @@ from verl_ext.adapters.teacher.settings import Divergence, Plan, Teacher, plan
 from verl_ext.catalog import MIXERS
 
 KEY = "algorithm.verl_ext"
+WITHOUT_GRADIENT = ("kl", "k1")
 SERVER_ALONE = ("on_teacher_failure", "timeout_s")
 
 
@@ -46,6 +47,13 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
         _check_server(config, wanted)
     if wanted.divergence:
         _check_divergence(config, wanted.teacher, wanted.divergence)
+    actor = config.actor_rollout_ref.actor
+    if actor.use_kl_loss and actor.kl_loss_type in WITHOUT_GRADIENT:
+        raise SettingsError(
+            f"actor_rollout_ref.actor.kl_loss_type={actor.kl_loss_type} back-propagates the "
+            "log-ratio of the sampled token, whose expected gradient is zero. Add: "
+            "actor_rollout_ref.actor.kl_loss_type=low_var_kl"
+        )
 
 
 def _check_mix(config: DictConfig, wanted: Plan) -> None:
