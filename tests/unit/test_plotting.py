@@ -116,9 +116,9 @@ def test_a_line_that_ends_in_nan_is_labelled_where_it_was_last_seen():
 def test_a_run_with_a_teacher_shows_how_far_it_is_and_others_do_not_miss_it(capsys):
     taught = {"verl_ext/teacher/reverse_kl": Series((1, 2), (2.5, 0.5))}
     alone, without = log_of(TRAINING, taught), log_of(TRAINING)
-    (line,) = panels(plotting.run_figure(alone, "a run"))["reverse KL to the teacher"].lines
+    (line,) = panels(plotting.run_figure(alone, "a run"))["KL to the teacher"].lines
     assert line.get_ydata().tolist() == [2.5, 0.5]
-    assert "reverse KL to the teacher" in panels(plotting.curves_figure([alone, without], "xy"))
+    assert "KL to the teacher" in panels(plotting.curves_figure([alone, without], "xy"))
     capsys.readouterr()
     assert not [name for name in panels(plotting.run_figure(without, "a run")) if "KL" in name]
     assert "reverse_kl" not in capsys.readouterr().out

@@ -22,8 +22,8 @@ TRAINING = {  # metric -> title and unit of its panel
     "response_length/mean": ("response length", "tokens"),
 }
 TEACHING = {  # the same; only of runs with a teacher
-    "verl_ext/teacher/reverse_kl": ("reverse KL to the teacher", "nats per token"),
-    "verl_ext/divergence/loss": ("divergence from the teacher", "nats per token"),
+    "verl_ext/teacher/reverse_kl": ("KL to the teacher", "nats per token"),
+    "verl_ext/divergence/loss": ("teacher divergence", "nats per token"),
 }
 STYLE: Any = {  # not dict: matplotlib types the key as a long list of literals
     "axes.axisbelow": True,
