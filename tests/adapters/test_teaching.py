@@ -24,9 +24,6 @@ REWARDS = [1.0, 0.0]
 class Trainer(learning.Learning, teaching.Teaching, queue.Base):
     base_mode = "sync"
 
-    def _compute_ref_log_prob(self, batch, metrics):
-        return super()._compute_ref_log_prob(batch, metrics)
-
 
 def rows(**fields):
     made = {}
@@ -242,6 +239,25 @@ def test_servers_need_no_reference_worker(monkeypatch):
     run._init_resource_pool_mgr()
     assert run.role_worker_mapping[Role.ActorRollout] is workers.TaughtWorker
     assert not run.use_reference_policy
+
+
+@pytest.mark.parametrize(
+    ("teacher", "coef", "asked"),
+    [
+        ({}, 1.0, True),
+        ({}, 0.0, False),  # the divergence reads logits
+        ({"source": "server", "path": None}, 0.0, True),  # then it is the reference policy's
+    ],
+)
+def test_the_reference_worker_is_asked_where_somebody_reads_what_it_says(teacher, coef, asked):
+    class Asked(queue.Base):
+        def _compute_ref_log_prob(self, batch, metrics):
+            return "asked"
+
+    cls = type("T", (teaching.Teaching, Asked), {"base_mode": "sync"})
+    divergence = {"top_k": 4, "support": "teacher"}
+    run = cls(config(teacher=teacher, divergence=divergence, coef=coef))
+    assert run._compute_ref_log_prob("batch", {}) == ("asked" if asked else "batch")
 
 
 def test_without_a_teacher_nothing_changes():

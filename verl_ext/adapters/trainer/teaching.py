@@ -70,8 +70,9 @@ class Teaching(Stage):
                 roles[Role.RefPolicy], self.mapping[Role.RefPolicy] = ray.remote(worker), pool
 
     def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """As verl's; left out where the advantage does not ask for the teacher's log-probs."""
-        if self.ext_plan.teacher and not self.ext_plan.needs_log_probs:
+        """As verl's; left out where it would ask a teacher whose log-probs nobody reads."""
+        teacher = self.ext_plan.teacher
+        if teacher and teacher.source == "ref" and not self.ext_plan.needs_log_probs:
             return batch
         return super()._compute_ref_log_prob(batch, metrics)  # type: ignore[misc]
 
@@ -89,15 +90,14 @@ class Teaching(Stage):
         """Lets verl compute the advantage of the task's estimator, with its own arguments."""
         algorithm, mix = self.config.algorithm, self.ext_plan.mix
         assert mix is not None
-        before = algorithm.adv_estimator, algorithm.verl_ext.get("advantage")
+        mixer, arguments = algorithm.adv_estimator, algorithm.verl_ext.get("advantage") or {}
         with open_dict(algorithm):
-            if mix.task_estimator is not None:
-                algorithm.adv_estimator = mix.task_estimator
+            algorithm.adv_estimator = mix.task_estimator or mixer
             algorithm.verl_ext.advantage = dict(mix.task_arguments)
             try:
                 yield
             finally:
-                algorithm.adv_estimator, algorithm.verl_ext.advantage = before
+                algorithm.adv_estimator, algorithm.verl_ext.advantage = mixer, arguments
 
     def _ext_mix(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Writes A = task_weight * A_task + the teacher's term."""
