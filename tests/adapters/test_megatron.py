@@ -29,6 +29,21 @@ def test_what_the_cpu_scale_asks_for_is_fine(configured):
     check(configured(f"{ENGINE}.tensor_model_parallel_size=2", "trainer.n_gpus_per_node=2"))
 
 
+def test_betas_that_megatron_would_not_see_are_refused_with_where_it_looks(configured):
+    optim = "actor_rollout_ref.actor.optim"
+    config = configured(f"{optim}.betas=[0.9,0.95]")
+    with pytest.raises(SettingsError, match=r"no effect on Megatron.*adam_beta2: 0\.95"):
+        check(config)
+    seen = f"+{optim}.override_optimizer_config={{adam_beta1: 0.9, adam_beta2: 0.95}}"
+    check(configured(f"{optim}.betas=[0.9,0.95]", seen))
+
+
+def test_megatrons_own_betas_are_those_we_think():
+    from megatron.core.optimizer import OptimizerConfig
+
+    assert (OptimizerConfig().adam_beta1, OptimizerConfig().adam_beta2) == megatron.MEGATRONS_BETAS
+
+
 def test_fsdp_is_not_looked_at(verl_config):
     check(verl_config("+paper=w_reinforce", "+scale=cpu"))
 

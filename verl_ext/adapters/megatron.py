@@ -38,6 +38,9 @@ _CPU_CANNOT: tuple[tuple[str, tuple[Any, ...], str], ...] = (
 )  # fmt: skip
 
 
+MEGATRONS_BETAS = (0.9, 0.999)  # of its OptimizerConfig, and of verl's configuration
+
+
 def check(config: DictConfig, *, on_cpu: bool, workers_share_packages: bool) -> None:
     """Refuses what would fail in a worker a minute later.
 
@@ -59,6 +62,8 @@ def check(config: DictConfig, *, on_cpu: bool, workers_share_packages: bool) -> 
         _check_sizes(key, engine, config.trainer.n_gpus_per_node * config.trainer.nnodes)
         if on_cpu:
             _check_cpu(key, engine, config.actor_rollout_ref.model)
+    if config.actor_rollout_ref.actor.strategy == "megatron":
+        _check_betas(config.actor_rollout_ref.actor.optim)
 
 
 def check_model(config: DictConfig) -> None:
@@ -158,6 +163,19 @@ def _check_sizes(key: str, engine: Any, workers: int) -> None:
                 f"{key}: {words} = {product} does not divide {workers} worker(s). Change the "
                 f"parallel sizes or the number of workers: trainer.n_gpus_per_node={product}"
             )
+
+
+def _check_betas(optim: Any) -> None:
+    """verl hands Megatron's Adam everything but these."""
+    betas, override = tuple(optim.betas), optim.get("override_optimizer_config") or {}
+    theirs = tuple(override.get(f"adam_beta{n}", MEGATRONS_BETAS[n - 1]) for n in (1, 2))
+    if str(optim.optimizer).lower() == "adam" and betas not in (MEGATRONS_BETAS, theirs):
+        key = "actor_rollout_ref.actor.optim"
+        raise SettingsError(
+            f"{key}.betas={list(betas)} has no effect on Megatron, whose Adam has {list(theirs)}. "
+            f"Add: '+{key}.override_optimizer_config={{adam_beta1: {betas[0]}, adam_beta2: "
+            f"{betas[1]}}}'"
+        )
 
 
 def _check_cpu(key: str, engine: Any, model: Mapping[str, Any]) -> None:
