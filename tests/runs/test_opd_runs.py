@@ -24,7 +24,7 @@ def test_a_student_comes_closer_to_its_teacher(tmp_path):
     )
     gaps = [metrics[step]["verl_ext/teacher/reverse_kl"] for step in range(1, 5)]
     assert gaps[0] > 1  # nats a token: the teacher is another model
-    assert gaps[-1] < 0.8 * gaps[0]
+    assert sum(gaps[2:]) < 0.9 * sum(gaps[:2])
     assert metrics[1]["verl_ext/teacher/non_finite"] == 0.0
 
 
