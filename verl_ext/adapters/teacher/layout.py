@@ -68,7 +68,9 @@ def vocabulary_shard(strategy: str, width: int) -> VocabShard | None:
     """Which ids a rank's logits are of, under tensor parallelism; None if all."""
     if strategy != MEGATRON:
         return None
-    mpu: Any = __import__("megatron.core.parallel_state", fromlist=["parallel_state"])
+    from megatron.core import parallel_state
+
+    mpu: Any = parallel_state  # untyped
     if mpu.get_tensor_model_parallel_world_size() == 1:
         return None
     start = mpu.get_tensor_model_parallel_rank() * width
