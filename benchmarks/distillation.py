@@ -1,12 +1,14 @@
 """Steps to an accuracy: on-policy distillation beside GRPO, on the toy world, on the CPU.
 
-    python benchmarks/distillation.py OUT [--rates 1e-4 3e-4 1e-3] [--seeds 1 2 3]
-        [--methods opd grpo] [--steps 60] [--accuracy 0.6]
+    python benchmarks/distillation.py OUT [--rates 1.5e-4 3e-4 6e-4] [--seeds 1 2 3]
+        [--methods opd grpo] [--steps 36] [--accuracy 0.5] [--jobs 1] [--every-seed]
 
-Each method gets every learning rate with every seed; the rate with the fewest steps to the
-accuracy, as the median over the seeds, is its best. A run that does not get there counts as one
-that takes longer than it lasted. The accuracy is validation's pass@1 at temperature 1; the
-teacher's own is measured on the same prompts with as many samples.
+Every method samples 128 responses a step and makes two updates of them: GRPO needs groups, 8
+responses to each of 16 prompts; distillation alone needs none, and takes 128 prompts. Each learning
+rate runs with the first seed; the one with the fewest steps to the accuracy runs with the others
+too (``--every-seed``: all do, and the best is that of the median). A run that does not get there
+counts as one that takes longer than it lasted. The accuracy is validation's pass@1 at temperature
+1; the teacher's own is measured on the same prompts.
 
 Runs that OUT already has are not repeated: the comparison can be made in several sittings. At the
 end a table, and OUT/distillation.png: the median over the seeds of each method's best rate, with
@@ -17,10 +19,13 @@ import argparse
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from verl_ext import run_log
 from verl_ext.plotting.panels import (
@@ -35,42 +40,75 @@ from verl_ext.plotting.panels import (
 )
 from verl_ext.run_log import RunLog, Series
 from verl_ext.text_table import aligned
+from verl_ext.toy import answers, world
 
 MIX = "algorithm.verl_ext.advantage"
-METHODS = {  # all on the student that `+paper=opd` trains, with its sizes
-    "opd": [],
-    "grpo": [f"{MIX}.task_estimator=grpo", f"{MIX}.coef=0.0"],
-    "opd+grpo": [f"{MIX}.task_estimator=grpo"],
-    "divergence": [f"{MIX}.coef=0.0", "+algorithm.verl_ext.divergence={top_k: 20}"],
+GROUPS = [
+    "data.train_batch_size=16",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+    "actor_rollout_ref.rollout.n=8",
+]
+ALONE = [
+    "data.train_batch_size=128",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=64",
+    "actor_rollout_ref.rollout.n=1",
+]
+METHODS = {  # all on the student that `+paper=opd` trains
+    "opd": ALONE,
+    "grpo": [*GROUPS, f"{MIX}.task_estimator=grpo", f"{MIX}.coef=0.0"],
+    "opd+grpo": [*GROUPS, f"{MIX}.task_estimator=grpo"],
+    "divergence": [*ALONE, f"{MIX}.coef=0.0", "+algorithm.verl_ext.divergence={top_k: 20}"],
 }
 SOURCE = "toy"
-SAMPLES = 8  # of each prompt in validation, by `+scale=cpu`
+SAMPLES = 4  # of each prompt in validation
+EVERY = 4  # steps from one validation to the next
 PASS = f"verl_ext/val/{SOURCE}/pass@1"
 
 
-def folder_of(out: Path, method: str, rate: str, seed: int) -> Path:
-    """Where a run lies."""
-    return out / f"{method}_{rate}_{seed}"
+class Runs:
+    """Whole runs below a folder, made where they are not there yet."""
+
+    def __init__(self, out: Path, steps: int, jobs: int) -> None:
+        self.out, self.steps, self.jobs = out, steps, jobs
+
+    def series(self, wanted: Iterable[tuple[str, str, int]]) -> list[Series]:
+        """The accuracy over the steps of each (method, rate, seed)."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            return [log.series[PASS] for log in pool.map(self._log, wanted)]
+
+    def _log(self, wanted: tuple[str, str, int]) -> RunLog:
+        method, rate, seed = wanted
+        folder = self.out / f"{method}_{rate}_{seed}"
+        metrics = folder / "run" / "metrics.jsonl"
+        if not metrics.exists() or run_log.read(metrics).last_step < self.steps:
+            folder.mkdir(parents=True, exist_ok=True)
+            command = [
+                *(sys.executable, "-m", "verl.trainer.main_ppo", "+paper=opd", "+scale=cpu"),
+                f"actor_rollout_ref.actor.optim.lr={rate}",
+                f"data.seed={seed}",
+                f"data.val_files={self._validation()}",
+                f"actor_rollout_ref.rollout.val_kwargs.n={SAMPLES}",
+                f"trainer.total_training_steps={self.steps}",
+                f"trainer.test_freq={EVERY}",
+                f"hydra.run.dir={folder}/run",
+                *METHODS[method],
+            ]
+            print(f"{folder.name} ...", flush=True)
+            with open(folder / "out.log", "w") as file:
+                subprocess.run(command, cwd=folder, stdout=file, stderr=file, check=True)
+        return run_log.read(metrics)
+
+    def _validation(self) -> Path:
+        """The prompts of SOURCE alone."""
+        path = self.out / "val.parquet"
+        if not path.exists():
+            pq.write_table(prompts(), path)
+        return path
 
 
-def run(folder: Path, method: str, rate: str, seed: int, steps: int) -> RunLog:
-    """A run's log, from disk if it is whole there."""
-    metrics = folder / "run" / "metrics.jsonl"
-    if not metrics.exists() or run_log.read(metrics).last_step < steps:
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [
-            *(sys.executable, "-m", "verl.trainer.main_ppo", "+paper=opd", "+scale=cpu"),
-            f"actor_rollout_ref.actor.optim.lr={rate}",
-            f"data.seed={seed}",
-            f"trainer.total_training_steps={steps}",
-            "trainer.test_freq=5",
-            f"hydra.run.dir={folder}/run",
-            *METHODS[method],
-        ]
-        print(f"{folder.name} ...", flush=True)
-        with open(folder / "out.log", "w") as file:
-            subprocess.run(command, cwd=folder, stdout=file, stderr=file, check=True)
-    return run_log.read(metrics)
+def prompts() -> pa.Table:
+    """The toy's validation prompts of SOURCE."""
+    return pq.read_table(world.ensure("opd").val, filters=[("data_source", "=", SOURCE)])
 
 
 def steps_to(series: Series, accuracy: float) -> float:
@@ -81,13 +119,9 @@ def steps_to(series: Series, accuracy: float) -> float:
 
 def teacher_accuracy() -> float:
     """The teacher's pass@1 on the prompts of validation."""
-    import pyarrow.parquet as pq
-
-    from verl_ext.toy import answers, world
-
-    toy = world.ensure("opd")
-    rows = pq.read_table(toy.val, filters=[("data_source", "=", SOURCE)]).to_pylist()
-    found = answers.sample_answers(toy.part("teacher"), [row["prompt"] for row in rows], SAMPLES)
+    rows = prompts().to_pylist()
+    teacher = world.ensure("opd").part("teacher")
+    found = answers.sample_answers(teacher, [row["prompt"] for row in rows], 4 * SAMPLES)
     right = [
         answer.text == row["reward_model"]["ground_truth"]
         for row, of_row in zip(rows, found, strict=True)
@@ -124,38 +158,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is missing, prints the table, draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--rates", nargs="+", default=["1e-4", "3e-4", "1e-3"])
+    parser.add_argument("--rates", nargs="+", default=["1.5e-4", "3e-4", "6e-4"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["opd", "grpo"])
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--accuracy", type=float, default=0.6)
+    parser.add_argument("--steps", type=int, default=36)
+    parser.add_argument("--accuracy", type=float, default=0.5)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--every-seed", action="store_true", help="of every rate, not the best")
     args = parser.parse_args(arguments)
-    out = args.out.absolute()
-    found: dict[str, dict[str, list[Series]]] = {method: {} for method in args.methods}
-    for seed in args.seeds:
-        for method in args.methods:
-            for rate in args.rates:
-                place = folder_of(out, method, rate, seed)
-                log = run(place, method, rate, seed, args.steps)
-                found[method].setdefault(rate, []).append(log.series[PASS])
+    runs = Runs(args.out.absolute(), args.steps, args.jobs)
+    first, *others = args.seeds
+    tried = [(method, rate) for method in args.methods for rate in args.rates]
+    with_seeds = args.seeds if args.every_seed else [first]
+    wanted = [(method, rate, seed) for seed in with_seeds for method, rate in tried]
+    found: dict[tuple[str, str], list[Series]] = {pair: [] for pair in tried}
+    for (method, rate, _), series in zip(wanted, runs.series(wanted), strict=True):
+        found[method, rate].append(series)
+
+    def median(pair: tuple[str, str]) -> float:
+        return statistics.median(steps_to(series, args.accuracy) for series in found[pair])
+
+    of_method = [[pair for pair in tried if pair[0] == method] for method in args.methods]
+    best = [min(pairs, key=median) for pairs in of_method]
+    if not args.every_seed:
+        more = [(*pair, seed) for seed in others for pair in best]
+        for (method, rate, _), series in zip(more, runs.series(more), strict=True):
+            found[method, rate].append(series)
     rows = [("method", "rate", f"steps to {args.accuracy}", "of each seed", "pass@1 at the end")]
-    best, least = {}, {}
-    for method, rates in found.items():
-        middle = {}
-        for rate, runs in rates.items():
-            each = [steps_to(series, args.accuracy) for series in runs]
-            middle[rate] = statistics.median(each)
-            ends = statistics.median(series.values[-1] for series in runs)
-            rows.append((method, rate, f"{middle[rate]:g}", str(each), f"{ends:.3f}"))
-        rate = min(middle, key=middle.__getitem__)
-        best[f"{method}, {rate}"], least[method] = rates[rate], middle[rate]
+    for method, rate in tried:
+        each = [steps_to(series, args.accuracy) for series in found[method, rate]]
+        ends = statistics.median(series.values[-1] for series in found[method, rate])
+        rows.append((method, rate, f"{statistics.median(each):g}", str(each), f"{ends:.3f}"))
     print("\n".join(aligned(rows, 2)))
     teacher = teacher_accuracy()
     print(f"teacher: {teacher:.3f}; 80 % of it: {0.8 * teacher:.3f}")
+    least = {pair[0]: median(pair) for pair in best}
     if {"opd", "grpo"} <= set(least):
         print(f"opd / grpo, steps to {args.accuracy}: {least['opd'] / least['grpo']:.2f}")
-    draw(best, teacher, args.accuracy, out / "distillation.png")
-    print(f"picture: {out}/distillation.png")
+    curves = {f"{method}, {rate}": found[method, rate] for method, rate in best}
+    draw(curves, teacher, args.accuracy, runs.out / "distillation.png")
+    print(f"picture: {runs.out}/distillation.png")
 
 
 if __name__ == "__main__":

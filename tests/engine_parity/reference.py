@@ -37,7 +37,7 @@ def train(folder, batch, advantages, settings, *, decay_vectors, divergence=None
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=settings["betas"])
     distill = Distillation(f"{folder}_teacher", divergence) if divergence else None
     with torch.no_grad():
-        before = [_row(model, batch, row) for row in range(len(batch))]
+        before = [_row(_distribution(model, batch, row), batch, row) for row in range(len(batch))]
     losses, norms = [], []
     for _ in range(UPDATES):
         optimizer.zero_grad()
@@ -72,11 +72,10 @@ class Distillation:
         self.teacher = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
         self.settings = settings
 
-    def of_row(self, model, batch, row):
-        """(response,) coef * divergence."""
+    def of_row(self, student, batch, row):
+        """(response,) coef * divergence of the student's (response, vocabulary) log-probs."""
         with torch.no_grad():
             teacher = _distribution(self.teacher, batch, row)
-        student = _distribution(model, batch, row)
         pairs = zip(student, teacher, strict=True)
         return self.settings["coef"] * torch.stack([self.of_token(p, q) for p, q in pairs])
 
@@ -108,9 +107,8 @@ def _distribution(model, batch, row):
     return logits.log_softmax(-1)
 
 
-def _row(model, batch, row):
-    """Log-probs and entropies of one row's response tokens."""
-    log_probs = _distribution(model, batch, row)
+def _row(log_probs, batch, row):
+    """Log-probs and entropies of one row's response tokens, of (response, vocabulary)."""
     chosen = log_probs.gather(-1, batch.responses[row][:, None])[:, 0]
     return chosen, -(log_probs.exp() * log_probs).sum(-1)
 
@@ -120,7 +118,10 @@ def _loss(model, batch, advantages, settings, distill):
     total = torch.zeros((), dtype=torch.float64)
     tokens = sum(int(mask.sum()) for mask in batch.mask)
     for row in range(len(batch)):
-        log_probs, entropy = _row(model, batch, row)
+        # Once for all terms: transformers' norms are float32 whatever the model is, so gradients of
+        # two passes, rounded one by one, differ from those of one by 2e-8.
+        distribution = _distribution(model, batch, row)
+        log_probs, entropy = _row(distribution, batch, row)
         mask = batch.mask[row]
         a = advantages[row, : len(mask)]
         ratio = (log_probs - batch.old_log_probs[row]).exp()
@@ -131,6 +132,6 @@ def _loss(model, batch, advantages, settings, distill):
         k3 = (gap.exp() - gap - 1).clamp(-10, 10)  # verl clamps it
         per_token = -surrogate - settings["entropy_coeff"] * entropy + settings["kl_coef"] * k3
         if distill:
-            per_token = per_token + distill.of_row(model, batch, row)
+            per_token = per_token + distill.of_row(distribution, batch, row)
         total = total + per_token[mask].sum()
     return total / tokens

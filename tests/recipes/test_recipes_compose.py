@@ -128,6 +128,18 @@ def test_the_scales_sizes_beat_the_papers(verl_config):
     assert config.actor_rollout_ref.rollout.val_kwargs.n < 256
 
 
+def test_a_paper_may_size_the_cpu_scale_and_a_user_has_the_last_word(verl_config):
+    def sizes(*overrides):
+        config = verl_config(*overrides)
+        actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+        return config.data.train_batch_size, actor.ppo_mini_batch_size, rollout.n, actor.optim.lr
+
+    assert sizes("+paper=w_reinforce", "+scale=cpu") == (16, 8, 8, 1e-4)
+    assert sizes("+paper=opd", "+scale=cpu") == (32, 16, 4, 6e-4)
+    assert sizes("+paper=[opd,aepo]", "+scale=cpu", "data.train_batch_size=4")[:3] == (4, 16, 4)
+    assert sizes("+paper=opd", "+scale=gpu8")[0] == 1024
+
+
 def test_psr_and_nsr_are_corners_of_w_reinforce(verl_config):
     weights = {
         paper: tuple(verl_config(f"+paper={paper}").algorithm.verl_ext.advantage.values())

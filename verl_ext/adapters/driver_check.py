@@ -24,8 +24,10 @@ from verl_ext.data.locations import maker
 
 SECTIONS = (
     "advantage", "masks", "teacher", "divergence", "sampler", "task_key", "deterministic", "toy",
-    "verbose",
+    "cpu", "verbose",
 )  # fmt: skip
+# What a paper may say in the place of +scale=cpu: the last parts of verl's keys.
+CPU_SIZES = ("train_batch_size", "ppo_mini_batch_size", "n", "lr")
 VERLS_PLACEHOLDER = "~/models/deepseek-llm-7b-chat"
 
 
@@ -61,6 +63,8 @@ def check(config: DictConfig) -> None:
     _check_trainer_mode(config, settings)
     plugin_check.check(config, settings)
     _check_toy(config)
+    refuse_unknown("algorithm.verl_ext.cpu", settings.get("cpu") or {}, CPU_SIZES)
+    _refuse_typed("algorithm.verl_ext.cpu.", "+scale=cpu", unless=_scale() == "cpu")
     lengths.check(config, settings)
     _check_packages(config)
     machine.check(config)
@@ -111,12 +115,21 @@ def _check_toy(config: DictConfig) -> None:
     if toy.in_use(config):
         toy.check(config)
         return
-    if not HydraConfig.initialized():
+    _refuse_typed("algorithm.verl_ext.toy=", "task=toy")
+
+
+def _scale() -> str | None:
+    return HydraConfig.get().runtime.choices.get("scale") if HydraConfig.initialized() else None
+
+
+def _refuse_typed(start: str, needed: str, *, unless: bool = False) -> None:
+    """Refuses an override that the user typed and that has no effect without another."""
+    if unless or not HydraConfig.initialized():
         return
     for override in HydraConfig.get().overrides.task:
-        if override.lstrip("+").startswith("algorithm.verl_ext.toy="):
+        if override.lstrip("+").startswith(start):
             raise SettingsError(
-                f"'{override}' has no effect without the toy task. Add: task=toy, or remove it"
+                f"'{override}' has no effect without {needed}. Add: {needed}, or remove it"
             )
 
 
