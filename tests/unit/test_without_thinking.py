@@ -11,6 +11,7 @@ from verl_ext.self_teaching.thinking import without_thinking
         ("<think>hm</think>\n\nThe answer is 4.", "The answer is 4."),
         ("<think>a\nb</think> x <think>c</think>\ty", "x y"),
         (" x <think></think>y ", " x y "),
+        ("x <think>a\nb</think>y", "x y"),
         ("no thought\n", "no thought\n"),
         ("<think>all</think>", ""),
         ("", ""),
@@ -28,7 +29,7 @@ def test_thoughts_go_with_the_whitespace_behind_them(text, left):
         ("x <think>cut off", "x "),
         ("<think>a</think>x<think>cut off", "x"),
         ("begun in the prompt</think>\n\nx", "x"),
-        ("begun in the prompt</think>x<think>b</think>y", "xy"),
+        ("begun in the prompt</think>\nx<think>b</think>y", "xy"),
         ("<think>a<think>b</think>c</think>d", "d"),
         ("</think><think>", ""),
         ("<think>a</think>b</think>c", "c"),
@@ -39,7 +40,7 @@ def test_deviates_in_removing_thoughts_with_one_tag_alone(text, left):
 
 
 def test_tags_may_be_any_text():
-    assert without_thinking("(.*)a(+) x", "(.*)", "(+)") == "x"
+    assert without_thinking("T [T]a[/T] x", "[T]", "[/T]") == "T x"
 
 
 @given(st.lists(st.sampled_from(["<think>", "</think>", "a", " ", "\n"])).map("".join))
@@ -53,5 +54,5 @@ def test_no_tag_is_left(text):
 @pytest.mark.parametrize("tags", ["<think>", "</think>", "<think></think>", "<think>a</think> b"])
 def test_many_tags_take_no_time(tags):
     # Looking for a closing tag from each of a million opening ones would take hours.
-    left = without_thinking(tags * 1_000_000)
+    left = without_thinking("<think>a</think>" + tags * 1_000_000)
     assert left == "b" * 1_000_000 if tags.endswith("b") else left == ""

@@ -48,7 +48,11 @@ class Texts:
 def _require_placeholder(name: str, text: str, wanted: str | None) -> None:
     """Refuses a text whose placeholders are not exactly the one wanted, as it stands."""
     try:
-        fields = [part[1:] for part in Formatter().parse(text) if part[1] is not None]
+        fields = [
+            (field, form, conversion)
+            for _, field, form, conversion in Formatter().parse(text)
+            if field is not None
+        ]
     except ValueError as error:
         raise ValueError(
             f"texts.{name}: {error}; write {{{{ and }}}} for a brace that is no placeholder"
