@@ -12,9 +12,10 @@ GROUPS = list("aaabbbcdd")
 SCORES = [1, 0, 1, 0, 0, 0, 1, 1, 0]
 FEEDBACK = ["", "bad1", "", "wrong", "  ", None, "ok", "", "err"]
 RESPONSES = [f"response {row}" for row in range(9)]
+DEFAULT = Rules()
 
 
-def chosen(rules=Rules(), *, groups=GROUPS, scores=SCORES, responses=RESPONSES, feedback=FEEDBACK):  # noqa: B008
+def chosen(rules=DEFAULT, *, groups=GROUPS, scores=SCORES, responses=RESPONSES, feedback=FEEDBACK):
     return choose(groups, scores, responses, feedback, rules)
 
 
