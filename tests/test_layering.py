@@ -23,6 +23,7 @@ PURE = (
     "verl_ext/losses/",
     "verl_ext/metrics/",
     "verl_ext/sampling/",
+    "verl_ext/self_teaching/",
     "verl_ext/tensor_ops.py",
     "verl_ext/catalog.py",
     "verl_ext/suggest.py",

@@ -181,3 +181,19 @@ def test_a_log_ratio_that_is_back_propagated_teaches_nothing():
     (LOGITS.softmax(-1) * log_ratio).sum().backward()
     assert logits.grad.abs().max() < 1e-12
     assert analytic_gradient().abs().max() > 0.1
+
+
+def test_sdpos_form_on_sampled_tokens_is_this_advantage():
+    # SDPO without logits (2601.20802): loss_t = sg(log p − log q) · log p = −A_t log p, so that
+    # A = ln(.1/.5), ln(.2/.1), 0, and the gradient of the mean is −A / 3. The mean itself is
+    # (1.609438 ln .5 − .693147 ln .1 + 0) / 3 = (−1.115577 + 1.596030) / 3.
+    log_probs = torch.tensor([[0.5, 0.1, 0.25]], dtype=torch.float64).log().requires_grad_()
+    teacher = torch.tensor([[0.1, 0.2, 0.25]], dtype=torch.float64).log()
+    advantages = reverse_kl(log_probs, teacher, torch.ones(1, 3))
+    loss = (-advantages * log_probs).mean()
+    loss.backward()
+    expected = torch.tensor([[-1.609438, 0.693147, 0]], dtype=torch.float64)
+    torch.testing.assert_close(advantages, expected, atol=1e-6, rtol=0)  # six decimals
+    gradient = torch.tensor([[0.536479, -0.231049, 0]], dtype=torch.float64)
+    torch.testing.assert_close(log_probs.grad, gradient, atol=1e-6, rtol=0)
+    assert loss.item() == pytest.approx(0.160151, abs=1e-6)

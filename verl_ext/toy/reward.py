@@ -64,9 +64,7 @@ def compute_score(
             raise TypeError(f"{name} must be a str, got {type(value).__name__}")
     if not ground_truth:
         raise ValueError("ground_truth is empty; every toy problem has an answer")
-    while solution_str.endswith(PAD):
-        solution_str = solution_str.removesuffix(PAD)
-    word = solution_str.removesuffix(END)
+    word = answered_word(solution_str)
     correct = float(word == ground_truth)
     score = correct
     if data_source == "toy_letters":
@@ -74,6 +72,13 @@ def compute_score(
     elif data_source == "toy_points":
         score = points(word, ground_truth)
     return {"score": score * float((scales or {}).get(data_source, 1)), "acc": correct}
+
+
+def answered_word(solution_str: str) -> str:
+    """Returns the response without one end-of-turn token and the padding after it."""
+    while solution_str.endswith(PAD):
+        solution_str = solution_str.removesuffix(PAD)
+    return solution_str.removesuffix(END)
 
 
 def require_data_source(name: str, value: str) -> None:
