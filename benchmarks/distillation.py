@@ -70,6 +70,9 @@ class Runs:
 
     def __init__(self, out: Path, steps: int, jobs: int) -> None:
         self.out, self.steps, self.jobs = out, steps, jobs
+        self.validation = out / "val.parquet"
+        out.mkdir(parents=True, exist_ok=True)
+        pq.write_table(prompts(), self.validation)
 
     def series(self, wanted: Iterable[tuple[str, str, int]]) -> list[Series]:
         """The accuracy over the steps of each (method, rate, seed)."""
@@ -86,7 +89,7 @@ class Runs:
                 *(sys.executable, "-m", "verl.trainer.main_ppo", "+paper=opd", "+scale=cpu"),
                 f"actor_rollout_ref.actor.optim.lr={rate}",
                 f"data.seed={seed}",
-                f"data.val_files={self._validation()}",
+                f"data.val_files={self.validation}",
                 f"actor_rollout_ref.rollout.val_kwargs.n={SAMPLES}",
                 f"trainer.total_training_steps={self.steps}",
                 f"trainer.test_freq={EVERY}",
@@ -97,13 +100,6 @@ class Runs:
             with open(folder / "out.log", "w") as file:
                 subprocess.run(command, cwd=folder, stdout=file, stderr=file, check=True)
         return run_log.read(metrics)
-
-    def _validation(self) -> Path:
-        """The prompts of SOURCE alone."""
-        path = self.out / "val.parquet"
-        if not path.exists():
-            pq.write_table(prompts(), path)
-        return path
 
 
 def prompts() -> pa.Table:

@@ -1,5 +1,7 @@
 """What the driver refuses before Ray starts, and in which words."""
 
+from types import SimpleNamespace
+
 import pytest
 import verl  # loads the plugin  # noqa: F401
 from omegaconf import OmegaConf, open_dict
@@ -36,6 +38,7 @@ def test_a_run_without_any_of_our_keys_passes(verl_config):
         ("algorithm.verl_ext.advantage.positive_weight=much", "algorithm.verl_ext.advantage"),
         ("algorithm.verl_ext.verbose=7", "verbose must be true or false"),
         ("algorithm.verl_ext.toy=w_reinforse", "w_reinforce"),
+        ("+algorithm.verl_ext.cpu={train_batch: 1}", "did you mean 'train_batch_size'"),
         ("algorithm.use_kl_in_reward=true", "use_kl_in_reward=false"),
         ("trainer.v1.trainer_mode=verl_ext.synch", "did you mean 'verl_ext.sync'"),
         ("algorithm.adv_estimator=grpo", r"Remove it: '~algorithm\.verl_ext\.advantage'"),
@@ -52,6 +55,29 @@ def test_refusals_name_the_key_and_the_way_out(verl_config, override, message):
     else:
         config = verl_config(*RUN, override)
     with pytest.raises(SettingsError, match=message):
+        driver_check.check(config)
+
+
+@pytest.mark.parametrize(
+    ("scale", "typed", "refused"),
+    [
+        ("gpu8", "+algorithm.verl_ext.cpu.lr=1e-3", True),
+        ("cpu", "+algorithm.verl_ext.cpu.lr=1e-3", False),
+        ("gpu8", "algorithm.verl_ext.toy=psr", True),
+    ],
+)
+def test_what_is_typed_for_another_scale_or_task_is_refused(
+    verl_config, monkeypatch, scale, typed, refused
+):
+    overrides = SimpleNamespace(task=["+paper=psr", f"+scale={scale}", typed])
+    hydra = SimpleNamespace(overrides=overrides, runtime=SimpleNamespace(choices={"scale": scale}))
+    monkeypatch.setattr(driver_check.HydraConfig, "initialized", staticmethod(lambda: True))
+    monkeypatch.setattr(driver_check.HydraConfig, "get", staticmethod(lambda: hydra))
+    config = verl_config("+paper=psr", f"+scale={scale}", typed)
+    if refused:
+        with pytest.raises(SettingsError, match=r"has no effect without (\+scale=cpu|task=toy)"):
+            driver_check.check(config)
+    else:
         driver_check.check(config)
 
 
