@@ -10,6 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from verl_ext.adapters import machine, run_view
+from verl_ext.platforms import cpu_patches
 
 
 def lines_of(*lines, actor="TaskRunnerV1", pid=7):
@@ -127,6 +128,15 @@ def test_verls_metrics_file_is_put_into_the_runs_directory(verl_config, monkeypa
     assert list(config.trainer.logger) == ["console", "file"]  # the bar reads the file
     variables = config.ray_kwargs.ray_init.runtime_env.env_vars
     assert str(tmp_path / "metrics.jsonl") == variables.VERL_FILE_LOGGER_PATH
+
+
+def test_every_run_has_a_name_of_its_own_on_the_machine(verl_config):
+    names = set()
+    for _ in range(2):
+        config = verl_config("+paper=w_reinforce", "+scale=cpu")
+        machine.prepare(config)
+        names.add(config.ray_kwargs.ray_init.runtime_env.env_vars[cpu_patches.RUN])
+    assert len(names) == 2
 
 
 def test_a_place_the_user_chose_for_the_metrics_is_left_alone(verl_config, monkeypatch):

@@ -107,6 +107,27 @@ def test_received_weights_outlive_the_shared_buffer():
     assert "tensor = tensor.to(self.device)" in inspect.getsource(unpatched)
 
 
+def test_each_run_syncs_weights_by_a_socket_of_its_own_and_verl_still_shares_one(monkeypatch):
+    module = importlib.import_module("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")
+    rollout = importlib.import_module("verl.workers.rollout.vllm_rollout.vllm_rollout")
+    socket = (
+        "ipc:///tmp/rl-colocate-zmq-{job_id}-replica-{self.replica_rank}-rank-{local_rank}.sock"
+    )
+    assert socket in inspect.getsource(rollout.ServerAdapter)  # a cluster's first job is 01000000
+    theirs = "ipc:///tmp/rl-colocate-zmq-01000000-replica-0-rank-0.sock"
+
+    def handles(run):
+        monkeypatch.setenv(cpu_patches.RUN, run)
+        sender = module.BucketedWeightSender(theirs, bucket_size_mb=1, use_shm=True)
+        receiver = module.BucketedWeightReceiver(theirs, device=torch.device("cpu"), use_shm=True)
+        return {sender.zmq_handle, receiver.zmq_handle}
+
+    assert handles("a") == {"ipc:///tmp/rl-colocate-zmq-a-01000000-replica-0-rank-0.sock"}
+    assert handles("a").isdisjoint(handles("b"))
+    monkeypatch.delenv(cpu_patches.RUN)
+    assert module.BucketedWeightSender(theirs, use_shm=True).zmq_handle == theirs
+
+
 def test_linear_weights_stay_and_vllm_still_drops_them():
     module = importlib.import_module("vllm.model_executor.layers.utils")
     layer = torch.nn.Linear(3, 2)

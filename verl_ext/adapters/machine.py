@@ -2,6 +2,7 @@
 
 import os
 import socket
+import uuid
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,7 +13,7 @@ from verl.plugin.platform.platform_cuda import PlatformCUDA
 from verl_ext.adapters import megatron, run_view
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.logical_gpus import logical_gpus
-from verl_ext.platforms import cpu
+from verl_ext.platforms import cpu, cpu_patches
 from verl_ext.run_log import METRICS_FILE
 
 # verl's resource pool reserves this many CPUs beside each accelerator (max_colocate_count).
@@ -38,10 +39,13 @@ def check(config: DictConfig) -> None:
 
 
 def prepare(config: DictConfig) -> None:
-    """Puts verl's metrics file into the run's directory, unless the user chose a place.
+    """Gives the run a name of its own on this machine, and its directory verl's metrics file.
 
-    The progress bar reads that file, so under our overlays it is always written.
+    The progress bar reads that file, so under our overlays it is always written; where, is the
+    user's choice first.
     """
+    if config.trainer.device == "cpu":
+        _set_env(config, cpu_patches.RUN, uuid.uuid4().hex[:12])
     if run_view.in_use():
         verbose = OmegaConf.select(config, "algorithm.verl_ext.verbose")
         wanted = ["console", "file"] if verbose else ["file"]  # verbose: all that verl can print

