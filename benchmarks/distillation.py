@@ -1,14 +1,15 @@
 """Steps to an accuracy: on-policy distillation beside GRPO, on the toy world, on the CPU.
 
-    python benchmarks/distillation.py OUT [--rates 1.5e-4 3e-4 6e-4] [--seeds 1 2 3]
-        [--methods opd grpo] [--steps 36] [--accuracy 0.5] [--jobs 1] [--every-seed]
+    python benchmarks/distillation.py OUT [--methods opd grpo] [--seeds 1 2 3]
+        [--steps 36] [--accuracy 0.5] [--jobs 1] [--every-seed]
 
 Every method samples 128 responses a step and makes two updates of them: GRPO needs groups, 8
-responses to each of 16 prompts; distillation alone needs none, and takes 128 prompts. Each learning
-rate runs with the first seed; the one with the fewest steps to the accuracy runs with the others
-too (``--every-seed``: all do, and the best is that of the median). A run that does not get there
-counts as one that takes longer than it lasted. The accuracy is validation's pass@1 at temperature
-1; the teacher's own is measured on the same prompts.
+responses to each of 16 prompts; distillation alone needs none, and takes 128 prompts. A method has
+three learning rates, around its best: each runs with the first seed; the one with the fewest steps
+to the accuracy runs with the others too (``--every-seed``: all do, and the best is that of the
+median). Between two validations the accuracy is taken to rise in a straight line. A run that does
+not get there counts as one that takes longer than it lasted. The accuracy is validation's pass@1 at
+temperature 1; the teacher's own is measured on the same prompts.
 
 Runs that OUT already has are not repeated: the comparison can be made in several sittings. At the
 end a table, and OUT/distillation.png: the median over the seeds of each method's best rate, with
@@ -21,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -58,6 +60,12 @@ METHODS = {  # all on the student that `+paper=opd` trains
     "grpo": [*GROUPS, f"{MIX}.task_estimator=grpo", f"{MIX}.coef=0.0"],
     "opd+grpo": [*GROUPS, f"{MIX}.task_estimator=grpo"],
     "divergence": [*ALONE, f"{MIX}.coef=0.0", "+algorithm.verl_ext.divergence={top_k: 20}"],
+}
+RATES = {
+    "opd": ["3e-4", "6e-4", "1.2e-3"],
+    "grpo": ["1.5e-4", "3e-4", "6e-4"],
+    "opd+grpo": ["3e-4", "6e-4", "1.2e-3"],
+    "divergence": ["3e-4", "6e-4", "1.2e-3"],
 }
 SOURCE = "toy"
 SAMPLES = 4  # of each prompt in validation
@@ -108,9 +116,14 @@ def prompts() -> pa.Table:
 
 
 def steps_to(series: Series, accuracy: float) -> float:
-    """The first validation at which a run has it; infinite if none."""
-    pairs = zip(series.steps, series.values, strict=True)
-    return next((float(step) for step, value in pairs if value >= accuracy), float("inf"))
+    """The step at which a run first has it; infinite if it never does."""
+    points = list(zip(series.steps, series.values, strict=True))
+    if points[0][1] >= accuracy:
+        return float(points[0][0])
+    for (step, value), (after, reached) in pairwise(points):
+        if reached >= accuracy:
+            return step + (after - step) * (accuracy - value) / (reached - value)
+    return float("inf")
 
 
 def teacher_accuracy() -> float:
@@ -154,7 +167,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is missing, prints the table, draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--rates", nargs="+", default=["1.5e-4", "3e-4", "6e-4"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["opd", "grpo"])
     parser.add_argument("--steps", type=int, default=36)
@@ -164,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     runs = Runs(args.out.absolute(), args.steps, args.jobs)
     first, *others = args.seeds
-    tried = [(method, rate) for method in args.methods for rate in args.rates]
+    tried = [(method, rate) for method in args.methods for rate in RATES[method]]
     with_seeds = args.seeds if args.every_seed else [first]
     wanted = [(method, rate, seed) for seed in with_seeds for method, rate in tried]
     found: dict[tuple[str, str], list[Series]] = {pair: [] for pair in tried}
@@ -184,7 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for method, rate in tried:
         each = [steps_to(series, args.accuracy) for series in found[method, rate]]
         ends = statistics.median(series.values[-1] for series in found[method, rate])
-        rows.append((method, rate, f"{statistics.median(each):g}", str(each), f"{ends:.3f}"))
+        shown = ", ".join(f"{steps:.1f}" for steps in each)
+        rows.append((method, rate, f"{statistics.median(each):.1f}", shown, f"{ends:.3f}"))
     print("\n".join(aligned(rows, 2)))
     teacher = teacher_accuracy()
     print(f"teacher: {teacher:.3f}; 80 % of it: {0.8 * teacher:.3f}")
