@@ -3,13 +3,13 @@
     python benchmarks/distillation.py OUT [--methods opd grpo] [--seeds 1 2 3]
         [--steps 36] [--accuracy 0.5] [--jobs 1] [--every-seed]
 
-Every method samples 128 responses a step. GRPO needs groups, 8 responses to each of 16 prompts, and
-makes two updates of them; distillation alone needs none, takes 128 prompts, and makes eight. Each
-learning rate runs with the first seed; the one with the fewest steps to the accuracy runs with the
-others too (``--every-seed``: all do, and the best is that of the median). Between two validations
-the accuracy is taken to rise in a straight line. A run that does not get there counts as one that
-takes longer than it lasted. The accuracy is validation's pass@1 at temperature 1; the teacher's own
-is measured on the same prompts.
+Every method samples 128 responses a step and makes two updates of them: GRPO needs groups, 8
+responses to each of 16 prompts; distillation alone needs none, and takes 128 prompts. A method has
+three learning rates, around its best: each runs with the first seed; the one with the fewest steps
+to the accuracy runs with the others too (``--every-seed``: all do, and the best is that of the
+median). Between two validations the accuracy is taken to rise in a straight line. A run that does
+not get there counts as one that takes longer than it lasted. The accuracy is validation's pass@1 at
+temperature 1; the teacher's own is measured on the same prompts.
 
 Runs that OUT already has are not repeated: the comparison can be made in several sittings. At the
 end a table, and OUT/distillation.png: the median over the seeds of each method's best rate, with
@@ -52,7 +52,7 @@ GROUPS = [
 ]
 ALONE = [
     "data.train_batch_size=128",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=16",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=64",
     "actor_rollout_ref.rollout.n=1",
 ]
 METHODS = {  # all on the student that `+paper=opd` trains
@@ -61,7 +61,12 @@ METHODS = {  # all on the student that `+paper=opd` trains
     "opd+grpo": [*GROUPS, f"{MIX}.task_estimator=grpo"],
     "divergence": [*ALONE, f"{MIX}.coef=0.0", "+algorithm.verl_ext.divergence={top_k: 20}"],
 }
-RATES = ["1.5e-4", "3e-4", "6e-4"]
+RATES = {
+    "opd": ["3e-4", "6e-4", "1.2e-3"],
+    "grpo": ["1.5e-4", "3e-4", "6e-4"],
+    "opd+grpo": ["3e-4", "6e-4", "1.2e-3"],
+    "divergence": ["3e-4", "6e-4", "1.2e-3"],
+}
 SOURCE = "toy"
 SAMPLES = 4  # of each prompt in validation
 EVERY = 4  # steps from one validation to the next
@@ -171,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     runs = Runs(args.out.absolute(), args.steps, args.jobs)
     first, *others = args.seeds
-    tried = [(method, rate) for method in args.methods for rate in RATES]
+    tried = [(method, rate) for method in args.methods for rate in RATES[method]]
     with_seeds = args.seeds if args.every_seed else [first]
     wanted = [(method, rate, seed) for seed in with_seeds for method, rate in tried]
     found: dict[tuple[str, str], list[Series]] = {pair: [] for pair in tried}
