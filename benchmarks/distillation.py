@@ -63,7 +63,7 @@ METHODS = {  # all on the student that `+paper=opd` trains
 }
 RATES = {
     "opd": ["3e-4", "6e-4", "1.2e-3"],
-    "grpo": ["1.5e-4", "3e-4", "6e-4"],
+    "grpo": ["3e-4", "6e-4", "1e-3"],
     "opd+grpo": ["3e-4", "6e-4", "1.2e-3"],
     "divergence": ["3e-4", "6e-4", "1.2e-3"],
 }
