@@ -10,7 +10,7 @@ import sys
 PYTHON = sys.executable
 
 
-def train(folder, *overrides, timeout=600):
+def train(folder, *overrides, timeout=1200):
     """Runs verl in its own process group from an empty folder; kills what it leaves behind."""
     command = [PYTHON, "-m", "verl.trainer.main_ppo", *overrides, f"hydra.run.dir={folder}/run"]
     process = subprocess.Popen(
