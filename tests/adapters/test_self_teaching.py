@@ -208,6 +208,7 @@ def test_a_failure_is_judged_by_the_policy_that_has_seen_a_siblings_success(run)
     prompt, tokens = this.read("a_0_0")
     assert QUESTION in prompt
     assert "aabb" in prompt
+    assert prompt.count("<|im_end|>") == 1  # the solution comes without its own
     assert this.advantages() == {
         "a_0_0": judged("xy", tokens), "a_1_0": [0.0] * 5, "b_0_0": [0.0] * 4,
     }  # fmt: skip
@@ -309,6 +310,10 @@ def test_padding_rows_are_nobodys_siblings_and_have_no_share(run):
     assert this.trainer.updated == [["a_0_0"]]
 
 
+def number(key):
+    return int(key.rpartition("_")[2])
+
+
 def test_ranks_get_equally_many_rows_of_about_as_many_tokens(run):
     rows = {"a_0_0": row("a", "aabb", 1.0)}
     rows |= {f"a_{n}_0": row("a", "x" * n, 0.0) for n in range(1, 6)}
@@ -320,7 +325,9 @@ def test_ranks_get_equally_many_rows_of_about_as_many_tokens(run):
     assert this.metrics["verl_ext/teacher/total_tokens"] == sum(
         len(v["input_ids"]) for v in this.seen if v["loss_mask"].any()
     )
-    per_rank = [sum(tag["seq_len"] for tag in batch.tags[i : i + 2]) for i in range(0, 8, 2)]
+    sizes = [len(v["input_ids"]) for v in this.seen]
+    assert [tag["seq_len"] for tag in batch.tags] == [sizes[number(key)] for key in batch.keys]
+    per_rank = [sum(sizes[number(key)] for key in batch.keys[i : i + 2]) for i in range(0, 8, 2)]
     assert max(per_rank) < 2 * min(per_rank)
 
 

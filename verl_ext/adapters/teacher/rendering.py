@@ -51,10 +51,10 @@ class Renderer:
         raise SettingsError(
             "algorithm.verl_ext.teacher: a response continues another prompt than the chat "
             "template makes of the data set's chat, so a prompt with hints would not be the "
-            "policy's own with hints. An agent loop that rewrites its prompt, or gives each row "
-            "tools of its own, cannot teach itself so. Add: algorithm.verl_ext.teacher.source=ref "
-            "algorithm.adv_estimator=verl_ext.opd, or leave the agent loop out: "
-            "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent"
+            "policy's own with hints. Was it cut? Add: data.filter_overlong_prompts=true. Does an "
+            "agent loop rewrite it, or give each row tools of its own? Add: actor_rollout_ref."
+            "rollout.agent.default_agent_loop=single_turn_agent, or another model as the teacher: "
+            "algorithm.adv_estimator=verl_ext.opd algorithm.verl_ext.teacher.source=ref"
         )
 
     @cached_property
