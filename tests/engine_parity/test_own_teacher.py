@@ -14,9 +14,9 @@ EVERYWHERE = ("fsdp", "fsdp_dp2", "megatron", "tp2", "pp2", "cp2", "megatron_dp2
 WITHOUT_STAGES = tuple(layout for layout in EVERYWHERE if layout != "pp2")
 
 
-def ask(ranks, layout, function, *args, **teacher):
-    engine, size, overrides = LAYOUTS[layout]
-    config = own_teachers.compose(METHOD, engine, overrides, **teacher)
+def ask(ranks, layout, function, *args, overrides=(), **teacher):
+    engine, size, layout_overrides = LAYOUTS[layout]
+    config = own_teachers.compose(METHOD, engine, [*layout_overrides, *overrides], **teacher)
     return ranks(size).run(function, config, *args)
 
 
@@ -62,11 +62,21 @@ def test_a_trust_region_interpolates_the_logits_of_reference_and_actor(ranks, mo
                 near(result["actor"][place], sampled(live(batch, row), batch, row))
 
 
-@pytest.mark.parametrize("layout", EVERYWHERE)
-def test_an_average_speaks_with_averaged_weights_and_leaves_no_trace(ranks, model_folder, layout):
+# FSDP2 then computes with what it gathered last, unless it is told to gather anew.
+KEEPS_GATHERED = ("actor_rollout_ref.actor.fsdp_config.reshard_after_forward=false",)
+
+
+@pytest.mark.parametrize(
+    ("layout", "overrides"),
+    [*((layout, ()) for layout in EVERYWHERE), ("fsdp_dp2", KEEPS_GATHERED)],
+)
+def test_an_average_speaks_with_averaged_weights_and_leaves_no_trace(
+    ranks, model_folder, layout, overrides
+):
     folder = model_folder("qwen3")
     batch, advantages = METHOD.prepare(cases.make_batch())
-    results = ask(ranks, layout, own_teachers.average, folder, batch, advantages, 2, source="ema")
+    function, arguments = own_teachers.average, (folder, batch, advantages, 2)
+    results = ask(ranks, layout, function, *arguments, source="ema", overrides=overrides)
     first, *later = results[0]["history"]
     averaged = {name: value.double() for name, value in first.items()}
     for weights in later:
