@@ -69,6 +69,8 @@ _LONG = "QwenLong-L1.5: Post-Training Recipe for Long-Context Reasoning and Memo
 _LONG_URL = "https://arxiv.org/abs/2512.12967"
 _OPD = "On-Policy Distillation"
 _OPD_URL = "https://thinkingmachines.ai/blog/on-policy-distillation/"
+_SDPO = "Reinforcement Learning via Self-Distillation"
+_SDPO_URL = "https://arxiv.org/abs/2601.20802"
 _OURS = "trainer.v1.trainer_mode=verl_ext.sync"
 
 ADVANTAGES: dict[str, Plugin] = {
@@ -106,6 +108,17 @@ MIXERS: dict[str, Plugin] = {
         overlays=("opd",),
         needs=("student_log_probs", "teacher_log_probs"),
         requires="a verl_ext.* trainer, a teacher with the student's tokenizer",
+    ),
+    "verl_ext.sdpo": Plugin(
+        function=reverse_kl,
+        title=_SDPO,
+        url=_SDPO_URL,
+        summary="every sampled token is judged by the policy itself, which has seen a success",
+        line="algorithm.adv_estimator=verl_ext.sdpo "
+        f"+algorithm.verl_ext.teacher={{source: ema, max_prompt_length: N}} {_OURS}",
+        overlays=("sdpo", "sdpo_rich_feedback"),
+        needs=("student_log_probs", "teacher_log_probs"),
+        requires="a verl_ext.* trainer, several responses a prompt or feedback on them",
     ),
 }
 
@@ -171,6 +184,20 @@ PAPERS: dict[str, Paper] = {
         summary="a teacher's log-probs of the student's own responses, token by token",
         line=f"{_RUN} +paper=opd +scale=cpu",
         requires="a teacher with the student's tokenizer; no verifier",
+    ),
+    "sdpo": Paper(
+        title=_SDPO,
+        url=_SDPO_URL,
+        summary="the policy, shown a sibling's success, says which of its tokens were wrong",
+        line=f"{_RUN} +paper=sdpo +scale=cpu",
+        requires="several responses a prompt, of which some succeed",
+    ),
+    "sdpo_rich_feedback": Paper(
+        title=_SDPO,
+        url=_SDPO_URL,
+        summary="the same, and shown what the environment said about its own response",
+        line=f"{_RUN} +paper=sdpo_rich_feedback +scale=cpu",
+        requires='a reward function that returns "feedback" beside "score"',
     ),
     "qwenlong_l15": Paper(
         title=_LONG,

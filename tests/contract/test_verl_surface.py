@@ -27,6 +27,17 @@ SIGNATURES = {
     ],
     "verl.workers.engine_workers:ActorRolloutRefWorker.init_model": ["self"],
     "verl.workers.engine_workers:ActorRolloutRefWorker.update_actor": ["self", "data"],
+    "verl.workers.engine_workers:ActorRolloutRefWorker.save_checkpoint": ["self", "local_path"],
+    "verl.workers.engine_workers:ActorRolloutRefWorker.load_checkpoint": ["self", "local_path"],
+    "verl.workers.engine_workers:TrainingWorker.infer_batch": ["self", "data"],
+    "verl.workers.engine.base:BaseEngineCtx.__init__": ["self", "engine", "mode"],
+    "verl.utils.tokenizer.continuous_token_wiring:create_continuous_token_builder": ["tokenizer"],
+    "verl.utils.tokenizer.continuous_token:ContinuousTokenBuilder.build_initial_tokens": [
+        "self", "messages", "tools",
+    ],
+    "verl.tools.tool_registry:load_all_tools": ["tool_config_path", "function_tool_path"],
+    "verl.utils.import_utils:resolve_config_path": ["config_path"],
+    "transfer_queue:kv_clear": ["keys", "partition_id"],
     "verl.workers.engine_workers:TrainingWorker.__init__": ["self", "config"],
     "verl.workers.engine_workers:TrainingWorker.set_loss_fn": ["self", "loss_fn"],
     "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead.forward_step": [
@@ -227,6 +238,35 @@ SOURCES = {
         "student_logits=logits_bak, data=batch, data_format=data_format",
         'if not distillation_only:\n            ret["log_probs"]',
     ],
+    "verl.workers.engine_workers:TrainingWorker.infer_batch": [
+        "loss_function = self.loss_fn if compute_loss else None",  # how we hand in a processor
+        'disable_auto_offload = tu.get(data, key="disable_auto_offload", default=False)',
+    ],
+    "verl.workers.engine_workers:ActorRolloutRefWorker.compute_log_prob": [
+        "self.actor.infer_batch(data)",  # as a policy's own teacher is asked
+    ],
+    "verl.workers.engine.base:BaseEngineCtx._context_switch": [
+        "if self.disable_auto_offload:",  # weights stay where the outer mode has put them
+    ],
+    "verl.workers.engine.utils:prepare_micro_batches": [
+        "total_data_size % (force_group_size * micro_batch_size_per_gpu) == 0",  # rows we add
+    ],
+    "verl.utils.seqlen_balancing:rearrange_micro_batches": [
+        "num_micro_batches = roundup_divisible(num_micro_batches, num_batches_divided_by)",
+    ],
+    "verl.experimental.agent_loop.agent_loop:AgentLoopBase.__init__": [
+        'self.data_config.get("apply_chat_template_kwargs", {})',
+        "create_continuous_token_builder(",  # ours renders a teacher's prompt alike
+    ],
+    "verl.experimental.agent_loop.tool_agent_loop:ToolAgentLoop.__init__": [
+        "tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True)",
+    ],
+    "verl.experimental.reward_loop.reward_manager.naive:NaiveRewardManager.run_single": [
+        "reward_extra_info[key] = value",  # feedback beside the score
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_reward_colocate": [
+        'fields = ["prompts", "responses", "raw_prompt"]',  # the chat reaches the queue
+    ],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._setup": [
         "if self.use_reference_policy and not self.ref_in_actor:",  # which we switch on
     ],
@@ -275,6 +315,22 @@ def test_verl_asks_the_teacher_of_a_sessions_last_output_alone():
     assert "prompt_ids=final_output.prompt_ids" in source
     assert "sample_kwargs=kwargs" in source
     assert source.index("_compute_teacher_logprobs(") < source.index("output.as_dict()")
+
+
+def test_a_row_keeps_its_chat_and_an_outputs_score_is_the_sessions():
+    """What a policy's own teacher is made of."""
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+
+    source = inspect.getsource(AgentLoopWorkerTQ.__ray_actor_class__._agent_loop_postprocess)
+    assert "field.update(kwargs)" in source  # raw_prompt among them
+    assert 'extra_fields["reward_extra_info"]' in source
+
+
+def test_fsdp2_keeps_what_it_has_gathered_unless_it_is_told_not_to():
+    """Why exchanged weights are resharded first."""
+    from torch.distributed.fsdp import FSDPModule
+
+    assert callable(FSDPModule.reshard)
 
 
 def test_a_session_that_raises_makes_its_prompt_a_failure_and_no_more():

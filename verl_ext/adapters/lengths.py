@@ -21,7 +21,8 @@ ACTOR = "actor_rollout_ref.actor"
 def register_resolvers() -> None:
     """Makes ``${verl_ext_sequence_gpus:TOKENS,MOST}`` and ``${verl_ext_sequence_tokens:}``.
 
-    The first is :func:`gpus_per_sequence` of the run's longest sequence, the second its length.
+    The first is :func:`gpus_per_sequence` of the run's longest sequence, the second its length; a
+    number behind its colon is added.
     """
     OmegaConf.register_new_resolver(GPUS, _gpus, replace=True)
     OmegaConf.register_new_resolver(TOKENS, _tokens, replace=True)
@@ -58,10 +59,10 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: the longest sequence is above tokens a GPU times GPUs a sequence.
     """
-    shared = _shared(config.actor_rollout_ref.actor)
-    if not settings or shared is None:
+    found = shared(config.actor_rollout_ref)
+    if not settings or found is None:
         return
-    key, gpus = shared
+    key, gpus = found
     length = longest_sequence(config)
     for budget_key, budget in _budgets(config.actor_rollout_ref):
         if budget * gpus < length:
@@ -83,12 +84,17 @@ def _gpus(tokens: int, most: int, *, _root_: Any) -> int:
     return gpus_per_sequence(longest_sequence(_root_), int(tokens), int(most))
 
 
-def _tokens(*_: str, _root_: Any) -> int:
-    return longest_sequence(_root_)
+def _tokens(more: str | int = 0, *, _root_: Any) -> int:
+    return longest_sequence(_root_) + int(more or 0)
 
 
-def _shared(actor: Any) -> tuple[str, int] | None:
-    """Key and value of the number of GPUs that share a sequence; None where verl decides it."""
+def shared(roles: Any) -> tuple[str, int] | None:
+    """Key and value of the number of GPUs that share a sequence; None where verl decides it.
+
+    Args:
+        roles: verl's section ``actor_rollout_ref``.
+    """
+    actor = roles.actor
     if actor.strategy == "megatron":
         if actor.megatron.dynamic_context_parallel:
             return None

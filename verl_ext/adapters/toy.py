@@ -9,6 +9,7 @@ from verl_ext.adapters.errors import SettingsError, refuse_unknown
 
 RESOLVER = "verl_ext_toy"
 TEACHER_RESOLVER = "verl_ext_toy_teacher"  # of a paper that needs a teacher on any task
+REWARD_RESOLVER = "verl_ext_toy_reward"
 DEFAULT_VARIANT = "w_reinforce"
 SCALES = "reward.custom_reward_function.reward_kwargs.scales"
 # Where a run may name a part of the world; TEACHERS holds one entry per teacher of verl's own.
@@ -29,6 +30,14 @@ def register_resolver() -> None:
     """
     OmegaConf.register_new_resolver(RESOLVER, _path, replace=True)
     OmegaConf.register_new_resolver(TEACHER_RESOLVER, _teacher, replace=True)
+    OmegaConf.register_new_resolver(REWARD_RESOLVER, _reward, replace=True)
+
+
+def _reward(*, _root_: Any) -> str:
+    """The variant's reward function, as verl names a module."""
+    from verl_ext.toy import variants
+
+    return f"pkg://{variants.reward_of(variant(_root_))}"
 
 
 def _teacher(*, _root_: Any) -> str | None:

@@ -62,6 +62,8 @@ VARIANTS: dict[str, Recipe] = {
         train=(("toy_left", 512), ("toy_right", 512)),
         validation=(("toy_left", 64), ("toy_right", 64)),
     ),
+    # The base's model and problems; its reward says what is wrong with an answer (REWARDS).
+    "sdpo": BASE,
     # A skill is learned and an old one lost: knows the left domain, trains on the right one alone.
     "opd_forget": replace(
         BASE,
@@ -79,6 +81,11 @@ VARIANTS: dict[str, Recipe] = {
     ),
 }
 
+REWARD = "verl_ext.toy.reward"
+# Variants whose answers are rewarded by another module than that. It decides nothing that is built,
+# so it is no part of a recipe, whose hash names the built folder.
+REWARDS: dict[str, str] = {"sdpo": "verl_ext.toy.feedback"}
+
 
 def recipe_of(variant: str) -> Recipe:
     """Returns the recipe of a variant.
@@ -91,3 +98,8 @@ def recipe_of(variant: str) -> Recipe:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"toy variant must be one of {sorted(VARIANTS)}, got {variant!r}{hint}")
     return VARIANTS[variant]
+
+
+def reward_of(variant: str) -> str:
+    """Returns the module with the ``compute_score`` of a variant, that of most for one unknown."""
+    return REWARDS.get(variant, REWARD)

@@ -6,12 +6,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
+from verl_ext.adapters.teacher import own_check, own_lengths
 from verl_ext.adapters.teacher.settings import Divergence, Plan, Teacher, plan
 from verl_ext.catalog import MIXERS
 
 KEY = "algorithm.verl_ext"
 WITHOUT_GRADIENT = ("kl", "k1")
-SERVER_ALONE = ("on_teacher_failure", "timeout_s")
+EXAMPLE = {own_check.ESTIMATOR: "source: ema, max_prompt_length: N"}
 
 
 def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
@@ -30,10 +31,11 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
     if wanted.teacher is None:
         if learns:
             who = f"'{estimator}'" if wanted.mix else f"{KEY}.divergence"
-            raise SettingsError(
-                f"{who} needs a teacher. Add: +{KEY}.teacher={{source: ref, path: MODEL}}"
-            )
+            example = EXAMPLE.get(estimator, "source: ref, path: MODEL")
+            raise SettingsError(f"{who} needs a teacher. Add: +{KEY}.teacher={{{example}}}")
         return
+    if wanted.teacher.is_own or wanted.mix:
+        own_check.check_estimator(estimator, wanted)
     if not learns:
         raise SettingsError(
             f"{KEY}.teacher: nothing learns from it. Add: algorithm.adv_estimator=verl_ext.opd, "
@@ -41,10 +43,7 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
         )
     if wanted.mix:
         _check_mix(config, wanted)
-    if wanted.teacher.source == "ref":
-        _check_reference(config, settings["teacher"], wanted.teacher)
-    else:
-        _check_server(config, wanted)
+    _check_source(config, settings["teacher"], wanted)
     if wanted.divergence:
         _check_divergence(config, wanted.teacher, wanted.divergence)
     actor = config.actor_rollout_ref.actor
@@ -83,12 +82,21 @@ def _check_mix(config: DictConfig, wanted: Plan) -> None:
         )
 
 
-def _check_reference(config: DictConfig, given: Mapping[str, Any], teacher: Teacher) -> None:
+def _check_source(config: DictConfig, given: Mapping[str, Any], wanted: Plan) -> None:
+    teacher = wanted.teacher
+    assert teacher is not None
+    own_check.check_keys(given, teacher)
+    if teacher.is_own:
+        own_check.check(config, wanted)
+    elif teacher.source == "ref":
+        _check_reference(config, teacher)
+    else:
+        _check_server(config, wanted)
+
+
+def _check_reference(config: DictConfig, teacher: Teacher) -> None:
     key = f"{KEY}.teacher"
     require_path(teacher)
-    for name in SERVER_ALONE:
-        if given.get(name, getattr(Teacher, name)) != getattr(Teacher, name):
-            raise SettingsError(f"{key}.{name} is for source=server. Remove it: '~{key}.{name}'")
     actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     for name, used in (
         ("actor_rollout_ref.actor.use_kl_loss", actor.use_kl_loss),
@@ -124,12 +132,6 @@ def require_path(teacher: Teacher) -> str:
 
 def _check_server(config: DictConfig, wanted: Plan) -> None:
     key = f"{KEY}.teacher"
-    assert wanted.teacher is not None
-    if wanted.teacher.path:
-        raise SettingsError(
-            f"{key}.path is for source=ref; servers have distillation.teacher_models."
-            "teacher_model.model_path"
-        )
     pool = _distillation(config)
     if not pool.get("enabled"):
         raise SettingsError(
@@ -202,6 +204,9 @@ def prepare(config: DictConfig) -> None:
     """Writes down who the teacher is, and asks verl's servers for what the run reads of them."""
     wanted = plan(config)
     if wanted.teacher is None:
+        return
+    if wanted.teacher.is_own:
+        own_lengths.check_model(config, wanted.teacher)
         return
     if wanted.teacher.source == "ref":
         # Found now: whether the run is on the toy shows only while its paths are still unresolved.

@@ -3,24 +3,24 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from verl_ext.adapters.errors import SettingsError, refuse_unknown
+from verl_ext.adapters.teacher.sections import one_of, read
 from verl_ext.catalog import MIXERS
 from verl_ext.losses.divergence_math import DivergenceKind
-from verl_ext.suggest import nearest
 
-SOURCES = ("ref", "server")
+# Another model's weights, or the policy's own, which reads more than the policy did.
+OTHER_SOURCES = ("ref", "server")
+OWN_SOURCES = ("self", "ema", "trust_region")
+SOURCES = OTHER_SOURCES + OWN_SOURCES
 ON_FAILURE = ("stop", "drop")
 LOG_PROBS = ("old", "rollout")
 # Names for what alpha means; the numbers between 0 and 1 are Jensen-Shannon divergences.
 ALPHAS = {"forward_kl": 0.0, "jsd": 0.5, "reverse_kl": 1.0}
 SAMPLED = ("k1", "k2", "k3", "kl", "abs", "mse", "low_var_kl")
-
-Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,19 @@ class Teacher:
     """``algorithm.verl_ext.teacher``: who the teacher is.
 
     Attributes:
-        source: ``"ref"``, verl's reference worker with the teacher's weights, or ``"server"``,
-            verl's pool of teacher servers (``distillation.*``).
+        source: ``"ref"``, verl's reference worker with the teacher's weights; ``"server"``, verl's
+            pool of teacher servers (``distillation.*``); or the policy itself with hints in its
+            prompt: ``"self"``, its live weights, ``"ema"``, their moving average, or
+            ``"trust_region"``, logits between the reference policy's and its own.
         path: of the teacher's model, for ``ref``.
         log_prob_floor: nats, what stands in for a log-prob that is NaN or infinite.
         on_teacher_failure: of a server, ``"stop"`` or ``"drop"`` its rows.
         timeout_s: seconds a server may take for one response.
+        rate: for ``ema`` how far the average moves a step, for ``trust_region`` how far the teacher
+            is from the reference policy to the live one.
+        max_prompt_length: tokens of a policy's own teacher's prompt, hints and all.
+        hints: keyword arguments of ``self_teaching.choice.Rules``.
+        texts: keyword arguments of ``self_teaching.texts.Texts``.
 
     Raises:
         ValueError: a value is none of those.
@@ -44,14 +51,33 @@ class Teacher:
     log_prob_floor: float = -20.0
     on_teacher_failure: str = "stop"
     timeout_s: float = 600.0
+    rate: float = 0.05
+    max_prompt_length: int | None = None
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _one_of("source", self.source, SOURCES)
-        _one_of("on_teacher_failure", self.on_teacher_failure, ON_FAILURE)
+        one_of("source", self.source, SOURCES)
+        one_of("on_teacher_failure", self.on_teacher_failure, ON_FAILURE)
         if not -1e4 <= self.log_prob_floor < 0:
             raise ValueError(f"log_prob_floor must be a negative number, got {self.log_prob_floor}")
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s must be above 0, got {self.timeout_s}")
+        if not 0 < self.rate < 1:
+            raise ValueError(
+                f"rate must be above 0 and below 1, got {self.rate}: at 0 the teacher would be the "
+                "reference policy, at 1 the policy itself (source=self)"
+            )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the policy teaches itself."""
+        return self.source in OWN_SOURCES
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether verl's reference worker has a part in it."""
+        return self.source in ("ref", "trust_region")
 
 
 @dataclass(frozen=True)
@@ -78,7 +104,7 @@ class Mix:
     term: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _one_of("log_probs", self.log_probs, LOG_PROBS)
+        one_of("log_probs", self.log_probs, LOG_PROBS)
         if self.task_arguments and self.task_estimator is None:
             raise ValueError("task_arguments has no effect without a task_estimator")
 
@@ -114,7 +140,7 @@ class Divergence:
                 "says. The sampled form is the advantage: algorithm.adv_estimator=verl_ext.opd"
             )
         if isinstance(self.alpha, str):
-            _one_of("alpha", self.alpha, tuple(ALPHAS))
+            one_of("alpha", self.alpha, tuple(ALPHAS))
         if self.support == "full" and not self.tail:
             raise ValueError("tail=false has no effect with support=full: nothing is outside it")
         DivergenceKind(**self.arguments)  # refuses the rest
@@ -155,12 +181,12 @@ def plan(config: DictConfig) -> Plan:
     """
     settings = config.algorithm.get("verl_ext") or {}
     key = "algorithm.verl_ext"
-    teacher = _read(f"{key}.teacher", Teacher, settings.get("teacher"))
-    divergence = _read(f"{key}.divergence", Divergence, settings.get("divergence"))
+    teacher = read(f"{key}.teacher", Teacher, settings.get("teacher"))
+    divergence = read(f"{key}.divergence", Divergence, settings.get("divergence"))
     mixer = MIXERS.get(str(config.algorithm.adv_estimator))
     mix = None
     if mixer:
-        mix = _read(f"{key}.advantage", _mix_of(mixer.function), settings.get("advantage") or {})
+        mix = read(f"{key}.advantage", _mix_of(mixer.function), settings.get("advantage") or {})
     return Plan(teacher, mix, divergence)
 
 
@@ -190,30 +216,3 @@ def _mix_of(function: Callable[..., Any]) -> Callable[..., Mix]:
         [item.replace(kind=only) for item in (*ours, *own)]
     )
     return make
-
-
-def _read(key: str, made: Callable[..., Section], section: Any) -> Section | None:
-    if section is None:
-        return None
-    # Not of a copy: interpolations are resolved against the whole configuration.
-    node = section if OmegaConf.is_config(section) else OmegaConf.create(section)
-    plain: Any = OmegaConf.to_container(node, resolve=True)
-    if not isinstance(plain, dict):
-        raise SettingsError(f"{key} must be a mapping, got {section!r}")
-    parameters = inspect.signature(made).parameters.values()
-    refuse_unknown(key, plain, [item.name for item in parameters])
-    missing = [p.name for p in parameters if p.default is p.empty and p.name not in plain]
-    if missing:
-        raise SettingsError(f"{key} lacks {missing[0]}. Add: +{key}.{missing[0]}=...")
-    try:
-        return made(**plain)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"{key}: {error}") from error
-
-
-def _one_of(name: str, value: Any, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise ValueError(
-            f"{name} must be one of {', '.join(valid)}, got {value!r}; "
-            f"did you mean {nearest(str(value), valid)!r}?"
-        )

@@ -26,7 +26,7 @@ def check(config: DictConfig) -> None:
     from verl.utils.tokenizer import hf_tokenizer
 
     wanted = plan(config)
-    if wanted.teacher is None:
+    if wanted.teacher is None or wanted.teacher.is_own:
         return
     trust = config.data.get("trust_remote_code", False)
 
@@ -56,7 +56,7 @@ def check(config: DictConfig) -> None:
 def teachers(config: DictConfig) -> Iterator[tuple[str, str]]:
     """(key of the configuration, path) of each teacher."""
     teacher = plan(config).teacher
-    if teacher is None:
+    if teacher is None or teacher.is_own:
         return
     if teacher.source == "ref":
         yield "algorithm.verl_ext.teacher.path", str(teacher.path)

@@ -14,6 +14,7 @@ from verl_ext.adapters.trainer.deterministic import Deterministic
 from verl_ext.adapters.trainer.learning import Learning
 from verl_ext.adapters.trainer.pass_at_k import PassAtK
 from verl_ext.adapters.trainer.sampling import Sampling
+from verl_ext.adapters.trainer.self_teaching import SelfTeaching
 from verl_ext.adapters.trainer.task_metrics import TaskMetrics
 from verl_ext.adapters.trainer.teacher_server import TeacherServers
 from verl_ext.adapters.trainer.teaching import Teaching
@@ -24,6 +25,7 @@ class VerlExtTrainer(
     Sampling,
     Deterministic,
     Learning,
+    SelfTeaching,
     Teaching,
     TeacherServers,
     TaskMetrics,

@@ -39,6 +39,10 @@ class Stage:
         """(rows,) True where a row is to leave the batch's loss; None if there are no such rows."""
         return None
 
+    def ext_taught_tokens(self, batch: KVBatchMeta, mask: Tensor) -> Tensor:
+        """(rows, time) True on the sampled tokens that a teacher judges."""
+        return mask
+
     @cached_property
     def ext_batch(self) -> BatchFields:
         """The fields of the batch in hand."""

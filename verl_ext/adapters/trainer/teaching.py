@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.utils import Role, need_reference_policy
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from verl_ext.adapters.teacher import settings as teacher_settings
@@ -39,12 +39,13 @@ class Teaching(Stage):
             ours = {
                 "teacher_path": require_path(teacher) if teacher.source == "ref" else None,
                 "divergence": asdict(divergence) if divergence else None,
+                "own_teacher": _told_workers(teacher) if teacher.is_own else None,
             }
             with open_dict(config):
                 rollout = config.actor_rollout_ref.rollout
                 rollout.custom = {**(rollout.get("custom") or {}), SETTINGS: ours}
         super().__init__(config)  # type: ignore[call-arg]
-        if teacher and teacher.source == "ref":
+        if teacher and teacher.needs_reference:
             self.use_reference_policy = True
 
     @property
@@ -64,16 +65,18 @@ class Teaching(Stage):
                 continue
             del roles[role]
             pool = self.mapping.pop(role)
-            role = WITH_REFERENCE.get(role, role) if teacher.source == "ref" else role
+            role = WITH_REFERENCE.get(role, role) if teacher.needs_reference else role
             roles[role], self.mapping[role] = ray.remote(worker), pool
-            if role == Role.Actor and teacher.source == "ref":
+            if role == Role.Actor and teacher.needs_reference:
                 roles[Role.RefPolicy], self.mapping[Role.RefPolicy] = ray.remote(worker), pool
 
     def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """As verl's; left out where it would ask a teacher whose log-probs nobody reads."""
+        """As verl's; left out where nobody reads what the reference worker says."""
         teacher = self.ext_plan.teacher
-        if teacher and teacher.source == "ref" and not self.ext_plan.needs_log_probs:
-            return batch
+        if teacher and teacher.needs_reference:
+            needed = self.ext_plan.needs_log_probs  # the teacher's; else those of the KL terms
+            if not (need_reference_policy(self.config) if teacher.is_own else needed):
+                return batch
         return super()._compute_ref_log_prob(batch, metrics)  # type: ignore[misc]
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
@@ -111,13 +114,17 @@ class Teaching(Stage):
             name = {"old": "old_log_probs", "rollout": "rollout_log_probs"}[mix.log_probs]
             student = self.ext_batch.get(batch, [name])[name].to_padded_tensor(0.0)
             teacher = self._ext_teacher_log_probs(batch, mask, metrics)
-            dropped = self.ext_dropped_rows(batch)
-            taught = mask if dropped is None else mask & ~dropped.unsqueeze(-1)
+            taught = self.ext_taught_tokens(batch, mask)
             term = MIXERS[str(self.config.algorithm.adv_estimator)].function
             advantages = advantages + term(student, teacher, taught, **mix.term)
             gap = torch.where(taught, student - teacher, 0).sum() / taught.sum().clamp_min(1)
             metrics["verl_ext/teacher/reverse_kl"] = gap.item()
         return self.ext_batch.put(batch, {"advantages": response_to_nested(advantages, lengths)})
+
+    def ext_taught_tokens(self, batch: KVBatchMeta, mask: Tensor) -> Tensor:
+        """(rows, time) True on the sampled tokens that the teacher judges."""
+        dropped = self.ext_dropped_rows(batch)
+        return mask if dropped is None else mask & ~dropped.unsqueeze(-1)
 
     def _ext_teacher_log_probs(
         self, batch: KVBatchMeta, mask: Tensor, metrics: dict[str, Any]
@@ -144,3 +151,8 @@ class Teaching(Stage):
         for name in [name for name in metrics if name.startswith("actor/verl_ext/")]:
             metrics[name.removeprefix("actor/")] = metrics.pop(name)
         return batch
+
+
+def _told_workers(teacher: teacher_settings.Teacher) -> dict[str, Any]:
+    """What a worker needs to know of a policy's own teacher."""
+    return {"source": teacher.source, "rate": teacher.rate}
