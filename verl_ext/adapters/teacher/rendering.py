@@ -61,11 +61,12 @@ class Renderer:
     def _builder(self) -> Any:
         model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
         kind = getattr(model.hf_config, "model_type", None)
-        template: Any = self.config.data.get("apply_chat_template_kwargs") or {}
+        given = self.config.data.get("apply_chat_template_kwargs") or {}
+        template: Any = OmegaConf.to_container(OmegaConf.create(given))
         return create_continuous_token_builder(
             self.tokenizer,
             hf_model_type=kind if isinstance(kind, str) else None,
-            chat_template_kwargs=dict(OmegaConf.to_container(OmegaConf.create(template))),
+            chat_template_kwargs=template,
             processor=self.processor,
         )
 

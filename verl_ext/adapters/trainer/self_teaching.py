@@ -132,7 +132,8 @@ class SelfTeaching(Stage):
         """(rows, time): the teacher's, finite, 0 in rows that it does not judge."""
         teacher = self.ext_own_teacher
         if teacher is None:
-            return super()._ext_teacher_log_probs(batch, mask, metrics)  # type: ignore[misc]
+            theirs: Tensor = super()._ext_teacher_log_probs(batch, mask, metrics)  # type: ignore[misc]
+            return theirs
         lessons = self._ext_lessons(batch)
         prompts = [lesson.prompt for lesson in lessons.values()]
         shares = prompt_shares(prompts)
