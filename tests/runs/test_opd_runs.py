@@ -8,7 +8,7 @@ SHORT = [
     "+scale=cpu",
     "trainer.val_before_train=false",
     "trainer.test_freq=-1",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=16",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=32",  # one update a step
     "actor_rollout_ref.actor.optim.lr=5e-4",
 ]
 
