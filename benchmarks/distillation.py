@@ -18,18 +18,15 @@ all seeds thin behind it.
 
 import argparse
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
-import pyarrow as pa
 import pyarrow.parquet as pq
+import toy_run
 
-from verl_ext import run_log
 from verl_ext.plotting.panels import (
     COLOURS,
     DPI,
@@ -42,7 +39,7 @@ from verl_ext.plotting.panels import (
 )
 from verl_ext.run_log import RunLog, Series
 from verl_ext.text_table import aligned
-from verl_ext.toy import answers, world
+from verl_ext.toy import world
 
 MIX = "algorithm.verl_ext.advantage"
 GROUPS = [
@@ -68,8 +65,6 @@ RATES = {
     "divergence": ["3e-4", "6e-4", "1.2e-3"],
 }
 SOURCE = "toy"
-SAMPLES = 4  # of each prompt in validation
-EVERY = 4  # steps from one validation to the next
 PASS = f"verl_ext/val/{SOURCE}/pass@1"
 
 
@@ -80,7 +75,7 @@ class Runs:
         self.out, self.steps, self.jobs = out, steps, jobs
         self.validation = out / "val.parquet"
         out.mkdir(parents=True, exist_ok=True)
-        pq.write_table(prompts(), self.validation)
+        pq.write_table(toy_run.prompts("opd", SOURCE), self.validation)
 
     def series(self, wanted: Iterable[tuple[str, str, int]]) -> list[Series]:
         """The accuracy over the steps of each (method, rate, seed)."""
@@ -89,30 +84,13 @@ class Runs:
 
     def _log(self, wanted: tuple[str, str, int]) -> RunLog:
         method, rate, seed = wanted
-        folder = self.out / f"{method}_{rate}_{seed}"
-        metrics = folder / "run" / "metrics.jsonl"
-        if not metrics.exists() or run_log.read(metrics).last_step < self.steps:
-            folder.mkdir(parents=True, exist_ok=True)
-            command = [
-                *(sys.executable, "-m", "verl.trainer.main_ppo", "+paper=opd", "+scale=cpu"),
-                f"actor_rollout_ref.actor.optim.lr={rate}",
-                f"data.seed={seed}",
-                f"data.val_files={self.validation}",
-                f"actor_rollout_ref.rollout.val_kwargs.n={SAMPLES}",
-                f"trainer.total_training_steps={self.steps}",
-                f"trainer.test_freq={EVERY}",
-                f"hydra.run.dir={folder}/run",
-                *METHODS[method],
-            ]
-            print(f"{folder.name} ...", flush=True)
-            with open(folder / "out.log", "w") as file:
-                subprocess.run(command, cwd=folder, stdout=file, stderr=file, check=True)
-        return run_log.read(metrics)
-
-
-def prompts() -> pa.Table:
-    """The toy's validation prompts of SOURCE."""
-    return pq.read_table(world.ensure("opd").val, filters=[("data_source", "=", SOURCE)])
+        overrides = [
+            f"actor_rollout_ref.actor.optim.lr={rate}",
+            f"data.seed={seed}",
+            f"data.val_files={self.validation}",
+            *METHODS[method],
+        ]
+        return toy_run.run(self.out / f"{method}_{rate}_{seed}", self.steps, overrides)
 
 
 def steps_to(series: Series, accuracy: float) -> float:
@@ -124,19 +102,6 @@ def steps_to(series: Series, accuracy: float) -> float:
         if reached >= accuracy:
             return step + (after - step) * (accuracy - value) / (reached - value)
     return float("inf")
-
-
-def teacher_accuracy() -> float:
-    """The teacher's pass@1 on the prompts of validation."""
-    rows = prompts().to_pylist()
-    teacher = world.ensure("opd").part("teacher")
-    found = answers.sample_answers(teacher, [row["prompt"] for row in rows], 4 * SAMPLES)
-    right = [
-        answer.text == row["reward_model"]["ground_truth"]
-        for row, of_row in zip(rows, found, strict=True)
-        for answer in of_row
-    ]
-    return statistics.mean(right)
 
 
 @matplotlib.rc_context(STYLE)
@@ -199,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown = ", ".join(f"{steps:.1f}" for steps in each)
         rows.append((method, rate, f"{statistics.median(each):.1f}", shown, f"{ends:.3f}"))
     print("\n".join(aligned(rows, 2)))
-    teacher = teacher_accuracy()
+    teacher = toy_run.accuracy(world.ensure("opd").part("teacher"), "opd", SOURCE)
     print(f"teacher: {teacher:.3f}; 80 % of it: {0.8 * teacher:.3f}")
     least = {pair[0]: median(pair) for pair in best}
     if {"opd", "grpo"} <= set(least):

@@ -12,17 +12,15 @@ Runs that OUT already has are not repeated. OUT/teachers.png shows the accuracy 
 """
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import pyarrow.parquet as pq
 import torch
+import toy_run
+from toy_run import accuracy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from verl_ext import run_log
 from verl_ext.losses.divergence import divergence
 from verl_ext.plotting.panels import COLOURS, DPI, STYLE, end_labels, grid, headline, step_axis
 from verl_ext.run_log import RunLog
@@ -56,53 +54,22 @@ EXPERIMENTS = {
     "two_phases": ["algorithm.verl_ext.toy=opd_recover"],
 }
 WORLDS = {"one_prompt": "opd", "two_domains": "opd_domains", "two_phases": "opd_recover"}
-EVERY = 4  # steps from one validation to the next
-SAMPLES = 4  # of each prompt in validation
 
 
 def run(folder: Path, name: str, steps: int) -> RunLog:
     """An experiment's log, from disk if it is whole there."""
-    metrics = folder / "run" / "metrics.jsonl"
-    if not metrics.exists() or run_log.read(metrics).last_step < steps:
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [
-            *(sys.executable, "-m", "verl.trainer.main_ppo", "+paper=opd", "+scale=cpu"),
-            f"actor_rollout_ref.rollout.val_kwargs.n={SAMPLES}",
-            f"trainer.total_training_steps={steps}",
-            f"trainer.test_freq={EVERY}",
-            f"trainer.save_freq={steps if name == 'one_prompt' else -1}",
-            f"trainer.default_local_dir={folder}/checkpoints",
-            f"hydra.run.dir={folder}/run",
-            *EXPERIMENTS[name],
-        ]
-        print(f"{name} ...", flush=True)
-        with open(folder / "out.log", "w") as file:
-            subprocess.run(command, cwd=folder, stdout=file, stderr=file, check=True)
-    return run_log.read(metrics)
-
-
-def rows_of(variant: str, source: str) -> list[dict]:
-    """The validation rows of a data source."""
-    table = pq.read_table(world.ensure(variant).val, filters=[("data_source", "=", source)])
-    return table.to_pylist()
-
-
-def accuracy(model: Path, variant: str, source: str) -> float:
-    """pass@1 of a model on the validation prompts of a data source."""
-    rows = rows_of(variant, source)
-    found = answers.sample_answers(model, [row["prompt"] for row in rows], 4 * SAMPLES)
-    right = [
-        answer.text == row["reward_model"]["ground_truth"]
-        for row, of_row in zip(rows, found, strict=True)
-        for answer in of_row
+    overrides = [
+        f"trainer.save_freq={steps if name == 'one_prompt' else -1}",
+        f"trainer.default_local_dir={folder}/checkpoints",
+        *EXPERIMENTS[name],
     ]
-    return sum(right) / len(right)
+    return toy_run.run(folder, steps, overrides)
 
 
 @torch.no_grad()
 def reverse_kl(student: Path, teacher: Path, variant: str, source: str) -> float:
     """KL(student‖teacher), nats a token, over whole distributions along the student's answers."""
-    prompts = [row["prompt"] for row in rows_of(variant, source)]
+    prompts = toy_run.prompts(variant, source).column("prompt").to_pylist()
     tokenizer = AutoTokenizer.from_pretrained(student)
     models = [AutoModelForCausalLM.from_pretrained(path) for path in (student, teacher)]
     total, tokens = 0.0, 0

@@ -192,7 +192,7 @@ class SelfTeaching(Stage):
         teacher = self.ext_own_teacher
         if teacher is None or teacher.source != "ema":
             return batch
-        if not math.isfinite(metrics.get("actor/grad_norm", 0.0)):
+        if not math.isfinite(metrics["actor/grad_norm"]):
             print(
                 f"[verl_ext] step {self.global_steps}: a gradient is not finite, the averaged "
                 "teacher stays as it is"
