@@ -31,7 +31,7 @@ demo: venv ## W-REINFORCE on this machine's CPU: trains, prints a table, draws a
 test: venv ## lint, types and the whole test suite, real CPU runs included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-fast: venv ## the tests that start no run
 	$(BIN)/python -m pytest -m 'not run'

@@ -3,6 +3,44 @@
 import pytest
 
 
+def pytest_xdist_make_scheduler(config, log):
+    """With pytest-xdist: file by file, but for whole runs, which all go to one process.
+
+    Two at once would want more memory than a small machine has.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRunAtATime(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "runs" if nodeid.startswith("tests/runs/") else nodeid.split("::")[0]
+
+    config.option.loadscopereorder = False
+    return OneRunAtATime(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """With pytest-xdist the whole runs first: they take longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith("tests/runs/"))
+
+
+class WholeRuns:
+    """Says when a whole run has ended: they take minutes, and dots do not show which."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" and "run" in report.keywords:
+            terminal = self.config.pluginmanager.getplugin("terminalreporter")
+            terminal.write_line(f"\n{report.outcome} in {report.duration:.0f} s: {report.nodeid}")
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # the process that has the terminal
+        config.pluginmanager.register(WholeRuns(config))
+
+
 @pytest.fixture
 def verl_config():
     """Composes verl's configuration with overrides, as the command line would."""

@@ -57,7 +57,17 @@ def test_combinations_that_make_sense_pass(verl_config, overrides):
         ((f"{TEACHER}.max_prompt_length=1.5",), "whole number"),
         ((f"{TEACHER}.max_prompt_length=64",), "no room for hints"),
         ((f"{TEACHER}.max_prompt_length=9201",), r"9217 tokens do not fit.*max_prompt_length=9200"),
-        (("+algorithm.verl_ext.divergence={top_k: 8}",), "reads another one than the policy"),
+        (("algorithm.verl_ext.divergence.support=teacher",), "read different prompts"),
+        (
+            (
+                "algorithm.verl_ext.divergence.support=full",
+                "algorithm.verl_ext.divergence.top_k=null",
+            ),
+            "read different prompts",
+        ),
+        (("algorithm.verl_ext.divergence.importance_clip=0.5",), "must be at least 1"),
+        (("algorithm.verl_ext.divergence.normalisation=rows",), "micro_batch_mean"),
+        (("algorithm.verl_ext.divergence=null",), "teaches nothing"),
         (("distillation.enabled=true",), r"distillation\.enabled=false"),
         ((f"{ROLES}.model.lora_rank=8",), r"Add: .*source=self"),
         ((f"{ROLES}.actor.strategy=fsdp",), r"actor\.strategy=fsdp2"),

@@ -15,7 +15,8 @@ from verl.trainer.ppo.utils import Role
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.teacher import workers
+from verl_ext.adapters.teacher import support, workers
+from verl_ext.adapters.teacher.loss import TAUGHT
 from verl_ext.adapters.teacher.rendering import Renderer
 from verl_ext.adapters.trainer import batch_fields, learning, scratch, self_teaching, teaching
 from verl_ext.toy.tokenizer import byte_tokenizer
@@ -55,6 +56,7 @@ class Workers:
     def __init__(self, fake, ranks=1):
         self._dispatch_info = {"actor": list(range(ranks))}
         self.fake, self.asked, self.averaged, self.broken = fake, [], 0, None
+        self.asked_on_support = []
 
     def ext_teacher_log_prob(self, batch):
         self.asked.append(batch)
@@ -68,6 +70,13 @@ class Workers:
                 said = torch.full_like(said, math.nan)
             row[workers.TEACHER_LOG_PROBS] = said
 
+    def ext_teacher_on_support(self, batch):
+        self.asked_on_support.append(batch)
+        for key in batch.keys:
+            row = self.fake.train[key]
+            assert set(support.FIELDS) <= set(row) | {"input_ids", "position_ids"}
+            row[support.REPLACED] = torch.tensor([2 if self.broken == "nan" else 0])
+
     def ext_update_average(self):
         self.averaged += 1
         return [(3.0, 50.0), (1.0, 50.0)]
@@ -80,6 +89,8 @@ class Base(queue.Base):
 
     def _update_actor(self, batch, metrics):
         metrics["actor/grad_norm"] = self.grad_norm
+        for name in ("loss", "value", "student_tail"):  # as the loss reports them
+            metrics[f"actor/verl_ext/divergence/{name}"] = 0.25
         super()._update_actor(batch, metrics)
         return batch
 
@@ -111,7 +122,9 @@ def row(uid, text, reward, mask=None, feedback=None, chat=None, **more):
     )
 
 
-def config(source="self", hints=None, rollout=None, actor=None, task=None, **teacher):
+def config(
+    source="self", hints=None, rollout=None, actor=None, task=None, divergence=None, **teacher
+):
     return OmegaConf.create(
         {
             "algorithm": {
@@ -121,6 +134,7 @@ def config(source="self", hints=None, rollout=None, actor=None, task=None, **tea
                 "lam": 1.0,
                 "verl_ext": {
                     "advantage": task or {},
+                    "divergence": divergence,
                     "teacher": {"source": source, "max_prompt_length": 400, "hints": hints or {}}
                     | teacher,
                 },
@@ -467,7 +481,7 @@ def test_the_reference_worker_is_there_and_asked_where_it_has_a_part(monkeypatch
     assert made.role_worker_mapping == {role: workers.TaughtWorker}
     assert made.use_reference_policy == with_reference
     told = made.config.actor_rollout_ref.rollout.custom.verl_ext
-    assert told.own_teacher == {"source": source, "rate": 0.25}
+    assert told.own_teacher == {"source": source, "rate": 0.25, "log_prob_floor": -20.0}
     assert told.teacher_path is None
     asked = made._compute_ref_log_prob("batch", {})
     assert asked == ("asked" if kl or not with_reference else "batch")
@@ -480,3 +494,57 @@ def test_columns_come_back_from_the_queue_as_one_chat_a_row():
     chats = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]]
     data = TensorDict({"raw_prompt": NonTensorStack(*chats)}, batch_size=2)
     assert [list(chat) for chat in data["raw_prompt"]] == chats
+
+
+ON_LOGITS = {"task": {"coef": 0.0}, "divergence": {"top_k": 4}}
+
+
+def test_a_loss_on_logits_asks_about_every_row_and_says_which_are_taught(run):
+    this = run(group(), **ON_LOGITS)()
+    assert not this.workers.asked
+    (batch,) = this.workers.asked_on_support
+    assert list(batch.keys) == ["a_0_0", "a_1_0", "b_0_0"]
+    assert batch.fields == list(support.FIELDS)
+    assert batch.extra_info["temperature"] == 0.7
+    prompt = TOKENIZER.decode(this.fake.train["a_0_0"][support.TEACHER_PROMPT])
+    assert QUESTION in prompt
+    assert "aabb" in prompt
+    for key in ("a_1_0", "b_0_0"):
+        assert this.fake.train[key][support.TEACHER_PROMPT].tolist() == [0]
+    taught = {key: values[TAUGHT].tolist() for key, values in this.fake.train.items()}
+    assert taught == {"a_0_0": [1] * 3, "a_1_0": [0] * 5, "b_0_0": [0] * 4}
+    assert this.advantages() == {"a_0_0": [0.0] * 3, "a_1_0": [0.0] * 5, "b_0_0": [0.0] * 4}
+    assert this.trainer.updated == [["a_0_0"]]
+    assert this.metrics["verl_ext/teacher/prompt/taught"] == pytest.approx(1 / 3)
+    assert this.metrics["verl_ext/teacher/support_non_finite"] == 0.0
+    assert this.metrics["verl_ext/teacher/seconds"] >= 0
+    assert "verl_ext/teacher/reverse_kl" not in this.metrics
+    assert this.metrics["verl_ext/divergence/value"] == 0.25  # all tokens of the loss are taught
+
+
+def test_beside_a_task_the_divergences_metrics_are_of_the_taught_tokens(run):
+    task = {"task_estimator": "grpo", "coef": 0.0}
+    this = run(group(), task=task, divergence={"top_k": 4})()
+    assert this.trainer.updated == [["a_0_0", "a_1_0", "b_0_0"]]
+    for name in ("value", "student_tail"):
+        assert this.metrics[f"verl_ext/divergence/{name}"] == pytest.approx(0.25 * 12 / 3)
+    assert this.metrics["verl_ext/divergence/loss"] == 0.25
+
+
+def test_means_of_micro_batches_keep_the_rows_that_nobody_teaches(run):
+    """The authors' denominators count them."""
+    divergence = {"top_k": 4, "normalisation": "micro_batch_mean"}
+    this = run(group(), task={"coef": 0.0}, divergence=divergence)()
+    assert this.trainer.updated == [["a_0_0", "a_1_0", "b_0_0"]]
+    nobody = run({"a_0_0": row("a", "xy", 0.0)}, task={"coef": 0.0}, divergence=divergence)()
+    assert nobody.trainer.updated == []
+
+
+def test_what_is_not_finite_on_the_support_is_counted(run):
+    this = run(group(), broken="nan", **ON_LOGITS)()
+    assert this.metrics["verl_ext/teacher/support_non_finite"] == pytest.approx(6 / (3 * 4))
+
+
+def test_both_forms_at_once_ask_twice(run):
+    this = run(group(), divergence={"top_k": 4})()
+    assert len(this.workers.asked) == len(this.workers.asked_on_support) == 1

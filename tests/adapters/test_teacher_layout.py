@@ -1,5 +1,6 @@
 """Which logits belong to which token of a micro-batch, and what the loss makes of them."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,14 @@ import verl  # loads the plugin  # noqa: F401
 from tensordict import TensorDict
 
 from verl_ext.adapters.teacher import layout
-from verl_ext.adapters.teacher.loss import DIVERGENCE, DistillationLoss
+from verl_ext.adapters.teacher import loss as loss_module
+from verl_ext.adapters.teacher.loss import (
+    DIVERGENCE,
+    SUPPORT_IDS,
+    SUPPORT_LOG_PROBS,
+    TAUGHT,
+    DistillationLoss,
+)
 from verl_ext.adapters.teacher.settings import Divergence
 
 PROMPTS = [[1, 2, 3], [4]]
@@ -41,6 +49,7 @@ def test_a_token_is_found_where_its_logits_are_one_position_before_it():
     # packed: 1 2 3 5 6 | 4 7 8 9, and the logits at 3 predict 5.
     assert tokens.positions.tolist() == [2, 3, 5, 7]
     assert tokens.labels.tolist() == [5, 6, 7, 9]
+    assert tokens.places.tolist() == [0, 1, 2, 4]
     assert tokens.slots.values().tolist() == [0, 0, 1, 2, 0, 3, 0, 4, 0]
     assert tokens.slots.offsets().tolist() == [0, 5, 9]
 
@@ -101,6 +110,86 @@ def test_a_servers_top_k_is_read_at_the_position_of_the_logits():
     torch.testing.assert_close(
         of_server[DIVERGENCE], of_logits[DIVERGENCE], check_dtype=False, atol=1e-6, rtol=0
     )
+
+
+def test_what_an_own_teacher_said_is_read_at_the_place_of_the_token_in_its_response():
+    torch.manual_seed(2)
+    log_q = torch.randn(5, VOCABULARY, dtype=torch.float64).log_softmax(-1)  # 5 6 | 7 8 9
+    torch.manual_seed(0)
+    log_p = torch.randn(1, 9, VOCABULARY, dtype=torch.float64)[0].log_softmax(-1)
+    ids = log_p[[2, 3, 5, 6, 7]].topk(3).indices
+    offsets = torch.tensor([0, 2, 5])
+    asked = {
+        SUPPORT_IDS: torch.nested.nested_tensor_from_jagged(ids.int(), offsets),
+        SUPPORT_LOG_PROBS: torch.nested.nested_tensor_from_jagged(log_q.gather(1, ids), offsets),
+    }
+    _, found = outputs(None, micro_batch(**asked), top_k=3, alpha="forward_kl")
+    teacher = torch.zeros(9, VOCABULARY, dtype=torch.float64)
+    teacher[[2, 3, 5, 6, 7]] = log_q
+    _, of_logits = outputs(lambda data: teacher[None], top_k=3, alpha="forward_kl")
+    torch.testing.assert_close(found[DIVERGENCE], of_logits[DIVERGENCE], atol=1e-12, rtol=0)
+
+
+TOKENS, ROWS, RANKS = 10, 6, 2  # of the whole batch and of the ranks that share it
+VALUES = [[1.0, 2.0], [4.0, 50.0, 8.0]]  # of the second row's middle token nothing counts
+OLD, NEW = [[-1.0, -1.0], [-1.0, -1.0, -1.0]], [[-1.0, -0.5], [-2.0, -1.0, 0.0]]
+
+
+def loss_of(monkeypatch, mode="token-mean", weights=None, taught=None, **settings):
+    """The distillation's share of the loss and its metrics, of values that are given."""
+    config = SimpleNamespace(
+        strategy="fsdp2",
+        loss_agg_mode=mode,
+        global_batch_info={
+            "dp_size": RANKS, "batch_num_tokens": TOKENS, "global_batch_size": ROWS,
+            "loss_scale_factor": None,
+        },
+    )  # fmt: skip
+    monkeypatch.setattr(loss_module, "ppo_loss", lambda *_: (torch.tensor(7.0), {}))
+    padded = {"values": VALUES, "new": NEW}
+    monkeypatch.setattr(
+        loss_module,
+        "no_padding_2_padding",
+        lambda name, _: torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(row) for row in padded[name]], batch_first=True
+        ),
+    )
+    fields = {"old_log_probs": jagged(OLD)}
+    fields |= {} if weights is None else {"rollout_is_weights": jagged(weights)}
+    fields |= {} if taught is None else {TAUGHT: jagged(taught)}
+    loss = DistillationLoss(config, Divergence(coef=0.5, **settings))
+    total, metrics = loss({DIVERGENCE: "values", "log_probs": "new"}, micro_batch(**fields))
+    return (total.item() - 7.0) / 0.5, {name: m.aggregate() for name, m in metrics.items()}
+
+
+def test_the_term_is_a_mean_over_the_whole_batchs_tokens(monkeypatch):
+    term, metrics = loss_of(monkeypatch)
+    assert term == pytest.approx((1 + 2 + 4 + 8) / TOKENS * RANKS)
+    assert metrics["verl_ext/divergence/loss"] == pytest.approx(term)
+    assert metrics["verl_ext/divergence/value"] == pytest.approx(term)
+
+
+def test_the_rollouts_correction_and_the_importance_weigh_each_token(monkeypatch):
+    weights = [[1.0, 0.5], [2.0, 9.0, 0.25]]
+    term, metrics = loss_of(monkeypatch, weights=weights, importance_clip=1.5)
+    moved = [1.0, 1.5, math.exp(-1), 1.5]  # e^0.5 and e^1 are clipped
+    counted = zip([1.0, 2.0, 4.0, 8.0], [1.0, 0.5, 2.0, 0.25], moved, strict=True)
+    assert term == pytest.approx(sum(v * w * r for v, w, r in counted) / TOKENS * RANKS)
+    assert metrics["verl_ext/divergence/value"] == pytest.approx(15 / TOKENS * RANKS)
+
+
+def test_tokens_that_nobody_teaches_have_no_divergence_and_count(monkeypatch):
+    term, _ = loss_of(monkeypatch, taught=[[1, 1], [0, 0, 0]])
+    assert term == pytest.approx((1 + 2) / TOKENS * RANKS)
+
+
+@pytest.mark.parametrize(
+    ("taught", "mean"),
+    [(None, 15 / 4), ([[1, 1], [0, 0, 0]], 3 / 2), ([[0, 0], [0, 0, 0]], 0.0)],
+)
+def test_a_micro_batchs_own_mean_counts_as_its_rows_do(monkeypatch, taught, mean):
+    term, _ = loss_of(monkeypatch, taught=taught, normalisation="micro_batch_mean")
+    assert term == pytest.approx(mean * 2 / ROWS * RANKS)
 
 
 @pytest.mark.parametrize(("own", "width"), [(5, 7), (7, 5), (6, 6)])

@@ -8,14 +8,15 @@ from engine_parity import cases, engines, reference
 from engine_parity.ranks import Ranks
 
 
-def layout_of(item):
-    return str(item.callspec.params.get("layout")) if hasattr(item, "callspec") else ""
+def module_and_layout(item):
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return item.path.name, str(params.get("layout"))
 
 
 def pytest_collection_modifyitems(items):
-    """Rows of one layout after the other: see engines.forget_other_layouts."""
+    """Of a module, the rows of one layout after the other: see engines.forget_other_layouts."""
     here = [item for item in items if item.path.parent == Path(__file__).parent]
-    rows = iter(sorted(here, key=layout_of))
+    rows = iter(sorted(here, key=module_and_layout))
     items[:] = [next(rows) if item in here else item for item in items]
 
 

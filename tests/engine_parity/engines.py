@@ -131,14 +131,21 @@ def load_and_go_on(config, folder, batch, advantages, place):
     return run(worker, batch, advantages, updates=2)
 
 
-def run(worker, batch, advantages, *, updates=UPDATES, outputs=True, dtype=torch.float32):
-    from verl.utils import tensordict_utils as tu
-    from verl.workers.utils.padding import response_from_nested
-
+def rows_of(worker, batch):
+    """The rows of this rank's share of the batch."""
     engine = worker.actor.engine
     share = len(batch) // engine.get_data_parallel_size()
     first = share * engine.get_data_parallel_rank()
-    mine = list(range(first, first + share))
+    return list(range(first, first + share))
+
+
+def run(
+    worker, batch, advantages, *, updates=UPDATES, outputs=True, dtype=torch.float32, fields=None
+):
+    from verl.utils import tensordict_utils as tu
+    from verl.workers.utils.padding import response_from_nested
+
+    engine, mine = worker.actor.engine, rows_of(worker, batch)
     data = tensordict(batch.rows(mine), advantages[mine], dtype)
     info = {"temperature": TEMPERATURE, "global_batch_size": len(batch)}
     result = {"rows": mine, "loss": [], "grad_norm": []}
@@ -151,7 +158,8 @@ def run(worker, batch, advantages, *, updates=UPDATES, outputs=True, dtype=torch
                 nested = response_from_nested(output[name], data["response_mask"])
                 result[name] = [row.clone() for row in nested.unbind()]
     for _ in range(updates):
-        step = tu.get_tensordict(dict(data.items()), {**info, "mini_batch_size": len(batch)})
+        columns = dict(data.items()) | (fields or {})
+        step = tu.get_tensordict(columns, {**info, "mini_batch_size": len(batch)})
         tu.assign_non_tensor(step, calculate_entropy=True, epochs=1)
         output = worker.update_actor(step)
         if output is not None:
@@ -164,12 +172,13 @@ def run(worker, batch, advantages, *, updates=UPDATES, outputs=True, dtype=torch
     return result if engine.is_mp_src_rank_with_outputs() or "weights" in result else None
 
 
+def jagged(values):
+    return torch.nested.as_nested_tensor(values, layout=torch.jagged)
+
+
 def tensordict(batch, advantages, dtype):
     """The batch as the trainer hands it to a worker: jagged, without padding."""
     from verl.utils import tensordict_utils as tu
-
-    def jagged(values):
-        return torch.nested.as_nested_tensor(values, layout=torch.jagged)
 
     lengths = [len(response) for response in batch.responses]
     rows = [torch.cat(pair) for pair in zip(batch.prompts, batch.responses, strict=True)]

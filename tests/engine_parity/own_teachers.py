@@ -3,14 +3,58 @@
 import torch
 from engine_parity import engines
 from omegaconf import open_dict
+from verl.utils import tensordict_utils as tu
+
+from verl_ext.adapters.teacher import support
+from verl_ext.adapters.teacher.loss import SUPPORT_IDS, SUPPORT_LOG_PROBS, TAUGHT
 
 
-def compose(method, engine, overrides, **teacher):
+def compose(method, engine, overrides, divergence=None, **teacher):
     """verl's configuration, with what the trainer tells its workers of the teacher."""
     config = engines.compose(method, engine, overrides)
+    own = {"rate": 0.25, "log_prob_floor": -20.0} | teacher
     with open_dict(config):
-        config.rollout.custom = {"verl_ext": {"own_teacher": {"rate": 0.25} | teacher}}
+        config.rollout.custom = {"verl_ext": {"own_teacher": own, "divergence": divergence}}
     return config
+
+
+GROWN = 1.05  # an average that is not the live weights
+
+
+def distill(config, folder, batch, advantages, lessons):
+    """Asks the teacher about likely tokens, then trains against what it said."""
+    worker = engines.build(config, folder)
+    if config.rollout.custom.verl_ext.own_teacher.source == "ema":
+        for weight in worker._ext_teacher.average.weights.values():
+            weight.mul_(GROWN)
+    mine = engines.rows_of(worker, batch)
+    data = engines.tensordict(batch.rows(mine), advantages[mine], torch.float32)
+    prompts = [torch.zeros(1, dtype=torch.int64) if p is None else p for p in lessons]
+    data[support.TEACHER_PROMPT] = engines.jagged([prompts[row] for row in mine])
+    asked = data.select(*support.FIELDS)
+    tu.assign_non_tensor(asked, temperature=engines.TEMPERATURE, calculate_entropy=False)
+    output = worker.ext_teacher_on_support(asked)
+    said = {}
+    if output is not None:
+        names = (SUPPORT_IDS, SUPPORT_LOG_PROBS, support.REPLACED)
+        said = {
+            row: {name: output[name][place] for name in names} for place, row in enumerate(mine)
+        }
+    said = everywhere(said)  # as the trainer's queue does
+    fields = {
+        name: engines.jagged([said[row][name] for row in mine])
+        for name in (SUPPORT_IDS, SUPPORT_LOG_PROBS)
+    }
+    fields[TAUGHT] = engines.jagged(
+        [torch.full((len(batch.mask[row]),), int(lessons[row] is not None)) for row in mine]
+    )
+    return engines.run(worker, batch, advantages, fields=fields)
+
+
+def everywhere(values):
+    parts = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, values)
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def beside_the_actor(config, folder, batch):
@@ -97,12 +141,9 @@ def read(worker, batch, method, name):
     from verl.utils import tensordict_utils as tu
     from verl.workers.utils.padding import response_from_nested
 
-    engine = worker.actor.engine
-    share = len(batch) // engine.get_data_parallel_size()
-    first = share * engine.get_data_parallel_rank()
-    mine = list(range(first, first + share))
+    mine = engines.rows_of(worker, batch)
     rows = batch.rows(mine)
-    data = engines.tensordict(rows, torch.zeros(share, 32), torch.float32)
+    data = engines.tensordict(rows, torch.zeros(len(mine), 32), torch.float32)
     tu.assign_non_tensor(data, temperature=engines.TEMPERATURE, compute_loss=False)
     output = method(data)
     if output is None:

@@ -4,13 +4,16 @@ Nothing of verl, Megatron or verl-ext: no padding, no micro-batches, no packing,
 """
 
 import tempfile
+from dataclasses import replace
 
 import torch
 from engine_parity.cases import LEARNING_RATE, UPDATES
 from safetensors.torch import load_file
 
 
-def train(folder, batch, advantages, settings, *, decay_vectors, divergence=None):
+def train(
+    folder, batch, advantages, settings, *, decay_vectors, divergence=None, lessons=None, teach=None
+):
     """Log-probs and entropy before training, then loss and gradient norm of each update.
 
     Args:
@@ -19,6 +22,9 @@ def train(folder, batch, advantages, settings, *, decay_vectors, divergence=None
         decay_vectors: whether weight decay reaches norms and biases (FSDP's AdamW: yes;
             Megatron's: no).
         divergence: coef, alpha, support, top_k and tail, from the model in ``folder``_teacher.
+        lessons: a prompt or None for each row; then the divergence is from a teacher who reads
+            these prompts.
+        teach: (batch, row) -> (response, vocabulary) log-probs of that teacher.
     """
     from transformers import AutoModelForCausalLM
 
@@ -35,7 +41,11 @@ def train(folder, batch, advantages, settings, *, decay_vectors, divergence=None
         {"params": vectors, "weight_decay": decay if decay_vectors else 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=settings["betas"])
-    distill = Distillation(f"{folder}_teacher", divergence) if divergence else None
+    distill = None
+    if lessons is not None:
+        distill = SelfDistillation(model, batch, lessons, teach, divergence)
+    elif divergence:
+        distill = Distillation(f"{folder}_teacher", divergence)
     with torch.no_grad():
         before = [_row(_distribution(model, batch, row), batch, row) for row in range(len(batch))]
     losses, norms = [], []
@@ -79,11 +89,11 @@ class Distillation:
         pairs = zip(student, teacher, strict=True)
         return self.settings["coef"] * torch.stack([self.of_token(p, q) for p, q in pairs])
 
-    def of_token(self, log_p, log_q):
+    def of_token(self, log_p, log_q, ids=None):
         top_k, support = self.settings["top_k"], self.settings["support"]
         if support != "full":
             by = log_p.detach() if support == "student" else log_q
-            ids = by.argsort(descending=True)[:top_k]
+            ids = by.argsort(descending=True)[:top_k] if ids is None else ids
             rest = [i for i in range(len(by)) if i not in ids.tolist()]
             log_p, log_q = (
                 torch.cat([x[ids], x[rest].logsumexp(-1, keepdim=True)])
@@ -98,6 +108,29 @@ class Distillation:
             return (q * (log_q - log_p)).sum()
         middle = ((p + q) / 2).log()
         return ((p * (log_p - middle)).sum() + (q * (log_q - middle)).sum()) / 2
+
+
+class SelfDistillation(Distillation):
+    """From a teacher who reads other prompts, on the tokens the model finds likely at first."""
+
+    def __init__(self, model, batch, lessons, teach, settings):
+        self.settings = settings
+        prompted = replace(batch, prompts=lessons)
+        with torch.no_grad():
+            self.known = [
+                None if lesson is None else (_distribution(model, batch, row), teach(prompted, row))
+                for row, lesson in enumerate(lessons)
+            ]
+
+    def of_row(self, student, batch, row):
+        if self.known[row] is None:
+            return torch.zeros(len(student), dtype=torch.float64)
+        before, teacher = self.known[row]
+        supports = before.argsort(-1, descending=True)[:, : self.settings["top_k"]]
+        tokens = zip(student, teacher, supports, strict=True)
+        values = torch.stack([self.of_token(p, q, ids) for p, q, ids in tokens])
+        moved = _row(student.detach(), batch, row)[0] - batch.old_log_probs[row]
+        return self.settings["coef"] * moved.exp().clamp(max=self.settings["clip"]) * values
 
 
 def _distribution(model, batch, row):

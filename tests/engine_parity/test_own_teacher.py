@@ -3,20 +3,25 @@
 Tolerances are those of `test_parity.py`.
 """
 
+import functools
+
 import pytest
 import torch
-from engine_parity import cases, own_teachers, reference
-from engine_parity.layouts import LAYOUTS
+from engine_parity import cases, compare, engines, own_teachers, reference
+from engine_parity.layouts import LAYOUTS, MICRO_BATCHES
 from engine_parity.test_parity import TOLERANCES
+from safetensors.torch import load_file
 
 METHOD = cases.METHODS["w_reinforce"]
 EVERYWHERE = ("fsdp", "fsdp_dp2", "megatron", "tp2", "pp2", "cp2", "megatron_dp2")
 WITHOUT_STAGES = tuple(layout for layout in EVERYWHERE if layout != "pp2")
 
 
-def ask(ranks, layout, function, *args, overrides=(), **teacher):
+def ask(ranks, layout, function, *args, overrides=(), divergence=None, **teacher):
     engine, size, layout_overrides = LAYOUTS[layout]
-    config = own_teachers.compose(METHOD, engine, [*layout_overrides, *overrides], **teacher)
+    config = own_teachers.compose(
+        METHOD, engine, [*layout_overrides, *overrides], divergence, **teacher
+    )
     return ranks(size).run(function, config, *args)
 
 
@@ -128,6 +133,71 @@ def test_an_average_of_other_ranks_is_refused(ranks, model_folder, tmp_path):
     (place / "verl_ext_ema_world_size_4_rank_0.pt").unlink()
     (anew,) = ask(ranks, "fsdp", own_teachers.resume, *arguments, source="ema")
     assert anew["kept"]
+
+
+# A task's advantages beside it, rows without a teacher, a tool's answer inside a response.
+REF = "actor_rollout_ref.ref"
+DIVERGENCE = {"alpha": "jsd", "support": "student", "top_k": 8, "tail": True, "coef": 0.7}
+SOURCES = [(source, layout) for source in ("self", "ema") for layout in EVERYWHERE] + [
+    ("trust_region", layout) for layout in WITHOUT_STAGES
+]
+
+
+@pytest.mark.parametrize(("source", "layout"), SOURCES)
+@pytest.mark.parametrize("cut", ["rows_of_two", "by_tokens"])
+def test_a_policy_learns_from_its_teacher_on_its_likely_tokens(
+    ranks, model_folder, learned, source, layout, cut
+):
+    folder, (batch, advantages, lessons) = model_folder("qwen3"), with_lessons()
+    results = ask(
+        ranks, layout, own_teachers.distill, folder, batch, advantages, lessons,
+        source=source, divergence=DIVERGENCE | {"importance_clip": 1.2},
+        overrides=[*MICRO_BATCHES[cut], f"{REF}.log_prob_micro_batch_size_per_gpu=2"],
+    )  # fmt: skip
+    found = compare.errors(results, learned(source, LAYOUTS[layout][0] == "dp"), folder)
+    assert not {name: error for name, error in found.items() if not error <= TOLERANCES[name]}
+
+
+def with_lessons():
+    """Rows and advantages, and what each row's teacher reads: five tokens more than the row."""
+    batch, advantages = METHOD.prepare(cases.make_batch())
+    draw = torch.Generator().manual_seed(5)
+    lessons = [
+        None if row % 4 == 1 else torch.cat([prompt, torch.randint(0, 64, (5,), generator=draw)])
+        for row, prompt in enumerate(batch.prompts)
+    ]
+    return batch, advantages, lessons
+
+
+@pytest.fixture(scope="module")
+def learned(model_folder):
+    """The plain training against each teacher."""
+
+    @functools.cache
+    def trained(source, decay_vectors):
+        folder, (batch, advantages, lessons) = model_folder("qwen3"), with_lessons()
+        live, ref = distributions(folder), distributions(f"{folder}_teacher")
+        grown = {
+            name: own_teachers.GROWN * value
+            for name, value in load_file(folder / "model.safetensors").items()
+        }
+        teach = {
+            "self": live,
+            "ema": distributions(folder, grown),
+            "trust_region": lambda *row: torch.lerp(ref(*row), live(*row), 0.25).log_softmax(-1),
+        }[source]
+        return reference.train(
+            folder,
+            batch,
+            advantages,
+            engines.settings_of(engines.compose(METHOD, "dp", [])),
+            decay_vectors=decay_vectors,
+            divergence=DIVERGENCE | {"clip": 1.2},
+            lessons=lessons,
+            teach=teach,
+        )
+
+    return trained
 
 
 def near(actual, wanted):

@@ -9,7 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_ext.losses.divergence import TeacherLogits, TeacherTopK, divergence, token_terms
+from verl_ext.losses.divergence import (
+    TeacherLogits,
+    TeacherOnStudentTopK,
+    TeacherTopK,
+    divergence,
+    token_terms,
+)
+from verl_ext.losses.support import log_probs_at, most_likely_tokens
 
 HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location(
@@ -111,6 +118,24 @@ def test_a_served_teacher_gives_what_its_logits_give(alpha, tail):
     )
     torch.testing.assert_close(served.divergence.detach(), value, atol=1e-12, rtol=0)
     torch.testing.assert_close(student.grad, gradient, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("tail", [True, False])
+def test_a_teacher_asked_about_the_students_tokens_gives_what_its_logits_give(alpha, tail):
+    generator = torch.Generator().manual_seed(4)
+    student, teacher = torch.randn(2, 6, 11, dtype=torch.float64, generator=generator)
+    ids = most_likely_tokens(student, 4)
+    asked = TeacherOnStudentTopK(ids, log_probs_at(teacher, ids))
+    student.requires_grad_()
+    found = token_terms(student, None, asked, alpha=alpha, support="student", tail=tail)
+    found.divergence.sum().backward()
+    value, gradient = enumerated(
+        student.detach(), teacher, alpha=alpha, support="student", top_k=4, tail=tail
+    )
+    torch.testing.assert_close(found.divergence.detach(), value, atol=1e-12, rtol=0)
+    torch.testing.assert_close(student.grad, gradient, atol=1e-12, rtol=0)
+    assert found.overlap.tolist() == [1.0] * 6  # the support still is the student's
 
 
 RECORD = json.loads((HERE / "trl_divergence.json").read_text())

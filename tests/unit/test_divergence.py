@@ -5,6 +5,7 @@ import torch
 
 from verl_ext.losses.divergence import (
     TeacherLogits,
+    TeacherOnStudentTopK,
     TeacherTopK,
     VocabShard,
     divergence,
@@ -616,7 +617,7 @@ def test_logits_that_do_not_fit_are_refused(student, teacher, message):
 
 
 IDS, LOG_PROBS = torch.tensor([[0, 1]] * 3), torch.full((3, 2), -1.0)
-SERVED = TeacherTopK(IDS, LOG_PROBS)
+SERVED, ASKED = TeacherTopK(IDS, LOG_PROBS), TeacherOnStudentTopK(IDS, LOG_PROBS)
 
 
 @pytest.mark.parametrize(
@@ -644,7 +645,8 @@ SERVED = TeacherTopK(IDS, LOG_PROBS)
         ({"teacher": TeacherTopK(IDS[:, :1], LOG_PROBS)}, r"teacher.ids must have the shape"),
         ({"teacher": TeacherTopK(IDS.float(), LOG_PROBS)}, "teacher.ids must be int32 or int64"),
         ({"teacher": TeacherTopK(IDS, IDS)}, "teacher.log_probs must be a floating-point"),
-        ({"teacher": TEACHER}, "teacher must be TeacherLogits or TeacherTopK"),
+        ({"teacher": TEACHER}, "teacher must be TeacherLogits, TeacherTopK or TeacherOnStudentTop"),
+        ({"teacher": ASKED}, "TeacherOnStudentTopK knows only the student's most likely tokens"),
         ({"student_logits": STUDENT[0]}, "student_logits must be a floating-point matrix"),
     ],
 )

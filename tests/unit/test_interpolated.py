@@ -10,12 +10,16 @@ from verl_ext.losses.interpolated import interpolated_log_probs
 def logits(tokens=7, vocab=11, dtype=torch.float64):
     draw = torch.Generator().manual_seed(0)
     made = torch.randn(2, tokens, vocab, generator=draw, dtype=torch.float64)
-    return made[0].to(dtype), made[1].to(dtype), torch.arange(tokens) % vocab
+    return (
+        made[0].to(dtype),
+        made[1].to(dtype),
+        torch.stack([torch.arange(tokens) % vocab, torch.arange(1, tokens + 1) % vocab], -1),
+    )
 
 
 def plain(ref, student, labels, rate):
     mixed = ((1 - rate) * ref.double() + rate * student.double()).log_softmax(-1)
-    return mixed.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return mixed.gather(-1, labels)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5, 1.0])
@@ -44,7 +48,7 @@ def test_logits_of_16_bits_are_interpolated_in_32():
 def test_without_a_selected_token_there_is_nothing():
     ref, student, labels = logits()
     none = torch.tensor([], dtype=torch.int64)
-    assert interpolated_log_probs(ref, student, labels[:0], 0.5, rows=none).shape == (0,)
+    assert interpolated_log_probs(ref, student, labels[:0], 0.5, rows=none).shape == (0, 2)
 
 
 def test_no_gradient_flows():
@@ -54,7 +58,7 @@ def test_no_gradient_flows():
 
 def test_what_does_not_fit_is_refused():
     ref, student, labels = logits()
-    with pytest.raises(ValueError, match="labels must have the shape"):
+    with pytest.raises(ValueError, match="labels must have 7 rows"):
         interpolated_log_probs(ref, student, labels[:-1], 0.5)
     with pytest.raises(ValueError, match="shapes must be equal"):
         interpolated_log_probs(ref[:-1], student, labels, 0.5)

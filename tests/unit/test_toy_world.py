@@ -126,7 +126,8 @@ def test_verls_continuous_token_builder_accepts_the_tokenizer(built):
 
 def test_the_loss_stands_on_the_answer_and_its_end_alone():
     rows = [next(demonstrations(TaskSpec(), WarmupSpec(seed=seed))) for seed in range(4)]
-    input_ids, labels = training_batch(byte_tokenizer(), rows)
+    asked = [(problem.prompt, answer) for problem, answer in rows]
+    input_ids, labels = training_batch(byte_tokenizer(), asked)
     for row, (_, answer) in enumerate(rows):
         learned = labels[row][labels[row] != IGNORED].tolist()
         assert learned == [*answer.encode(), END_ID]
@@ -211,7 +212,8 @@ def test_the_warm_up_learns():
         TaskSpec(), SMALL, WarmupSpec(steps=30, batch_size=16, threads=1), progress=False
     )
     rows = [next(demonstrations(TaskSpec(), WarmupSpec(seed=9))) for _ in range(64)]
-    input_ids, labels = training_batch(byte_tokenizer(), rows)
+    asked = [(problem.prompt, answer) for problem, answer in rows]
+    input_ids, labels = training_batch(byte_tokenizer(), asked)
     with torch.no_grad():
         loss = model(input_ids=input_ids, labels=labels).loss.item()
     assert loss < 4.0  # log(264) = 5.58 before training

@@ -15,6 +15,7 @@ from torch import Tensor
 from verl_ext.losses.divergence_math import DivergenceKind
 from verl_ext.losses.token_terms import (
     TeacherLogits,
+    TeacherOnStudentTopK,
     TeacherTopK,
     TokenTerms,
     token_terms,
@@ -23,6 +24,7 @@ from verl_ext.losses.vocabulary import VocabShard
 
 __all__ = [
     "TeacherLogits",
+    "TeacherOnStudentTopK",
     "TeacherTopK",
     "TokenTerms",
     "VocabShard",

@@ -20,31 +20,31 @@ from verl_ext.tensor_ops import require_same_shape
 def interpolated_log_probs(
     ref_logits: Float[Tensor, "tokens vocab"],
     student_logits: Float[Tensor, "tokens vocab"],
-    labels: Int64[Tensor, " selected"],
+    labels: Int64[Tensor, "selected some"],
     rate: float,
     *,
     rows: Int64[Tensor, " selected"] | None = None,
     vocab: VocabShard | None = None,
-) -> Float[Tensor, " selected"]:
+) -> Float[Tensor, "selected some"]:
     """log softmax((1 − ρ) z_ref + ρ z) at the labels, a few tokens at a time.
 
     Args:
         ref_logits: of the reference policy, divided by the temperature; a shard's where ``vocab``
             is given.
         student_logits: of the student, likewise.
-        labels: ids in the whole vocabulary, one per selected token.
+        labels: ids in the whole vocabulary, as many as one likes per selected token.
         rate: ρ in [0, 1], see ``trust_region_logits``.
         rows: strictly increasing numbers of the selected tokens; None selects all.
         vocab: this process's shard of the vocabulary; all of its group must call with the same
             rows and labels.
 
     Returns:
-        Nats, one per selected token: float64 if the student's logits are, else float32; logits of
+        Nats, one per label: float64 if the student's logits are, else float32; logits of
         16 bits are interpolated in float32.
 
     Raises:
-        ValueError: the rate is not in [0, 1], the shapes differ, there are not as many labels as
-            selected tokens, or the shard does not start where its rank says.
+        ValueError: the rate is not in [0, 1], the shapes differ, there are not as many rows of
+            labels as selected tokens, or the shard does not start where its rank says.
 
     Degenerate: no selected token gives an empty tensor. Where the two leave no token in common the
     result is NaN.
@@ -53,18 +53,17 @@ def interpolated_log_probs(
     """
     require_same_shape(ref_logits=ref_logits, student_logits=student_logits)
     count = len(student_logits) if rows is None else len(rows)
-    if labels.shape != (count,):
-        raise ValueError(f"labels must have the shape ({count},), got {tuple(labels.shape)}")
+    if labels.ndim != 2 or len(labels) != count:
+        raise ValueError(f"labels must have {count} rows, got the shape {tuple(labels.shape)}")
     if vocab is not None:
         vocab.require_size(student_logits.shape[-1])
     dtype = arithmetic(student_logits.dtype)
     tokens = TokenRows(rows, count, default_chunk(student_logits))
-    found = torch.empty(count, dtype=dtype, device=student_logits.device)
+    found = torch.empty(labels.shape, dtype=dtype, device=student_logits.device)
     for piece in tokens.pieces():
         ref, student = tokens.take(ref_logits, piece), tokens.take(student_logits, piece)
         mixed = trust_region_logits(ref.to(dtype), student.to(dtype), rate)
         own = TokenRows(None, len(mixed), len(mixed))
         softmax, _ = scan(mixed, own, None, vocab)
-        exact = log_probs_of(mixed, labels[piece].unsqueeze(-1), softmax, own, vocab)
-        found[piece] = exact.squeeze(-1).to(dtype)
+        found[piece] = log_probs_of(mixed, labels[piece], softmax, own, vocab).to(dtype)
     return found

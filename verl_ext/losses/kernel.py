@@ -38,7 +38,7 @@ class LocalTeacher:
 
 @dataclass(frozen=True)
 class ServedTeacher:
-    """A teacher of whom log-probabilities of some tokens are known."""
+    """A teacher of whom log-probabilities of some tokens are known, which are the support."""
 
     ids: Int64[Tensor, "selected top_k"]
     log_probs: Float[Tensor, "selected top_k"]

@@ -35,6 +35,19 @@ class TeacherTopK(NamedTuple):
     log_probs: Float[Tensor, "selected top_k"]
 
 
+class TeacherOnStudentTopK(NamedTuple):
+    """A teacher that was asked beforehand about tokens that the student finds most likely.
+
+    Attributes:
+        ids: the support, distinct within a row; the student's K most likely tokens when it was
+            asked.
+        log_probs: of these tokens, in nats, normalised over the teacher's whole vocabulary.
+    """
+
+    ids: Int[Tensor, "selected top_k"]
+    log_probs: Float[Tensor, "selected top_k"]
+
+
 class TokenTerms(NamedTuple):
     """Per selected token; float64 if the logits are, else float32.
 
@@ -43,8 +56,8 @@ class TokenTerms(NamedTuple):
         divergence: in nats, differentiable.
         student_tail: the student's probability outside the support; 0 on the full vocabulary.
         teacher_tail: the teacher's.
-        overlap: the share of the student's K most likely tokens that are among the teacher's;
-            NaN where there is no K.
+        overlap: the share of the student's K most likely tokens that are among the teacher's, or
+            still in the support that ``TeacherOnStudentTopK`` brings; NaN where there is no K.
     """
 
     log_probs: Float[Tensor, " selected"] | None
@@ -58,7 +71,7 @@ class TokenTerms(NamedTuple):
 def token_terms(  # noqa: PLR0913
     student_logits: Float[Tensor, "tokens vocab"],
     labels: Int64[Tensor, " selected"] | None,
-    teacher: TeacherLogits | TeacherTopK,
+    teacher: TeacherLogits | TeacherTopK | TeacherOnStudentTopK,
     *,
     alpha: float,
     support: str,
@@ -77,12 +90,13 @@ def token_terms(  # noqa: PLR0913
         student_logits: z, divided by the temperature; a shard's where ``vocab`` is given. Kept by
             reference: whoever overwrites them before the backward pass is told by autograd.
         labels: y, ids in the whole vocabulary, one per selected token; or None.
-        teacher: ``TeacherLogits``, or ``TeacherTopK`` with ``support="teacher"``.
+        teacher: ``TeacherLogits``, ``TeacherTopK`` with ``support="teacher"``, or
+            ``TeacherOnStudentTopK`` with ``support="student"``.
         alpha: α in [0, 1].
         support: ``"student"`` or ``"teacher"``: whose K most likely tokens are compared; or
             ``"full"``. Of equal logits the lowest id is taken.
         tail: True: one more category for all other tokens; False: both sides renormalised.
-        top_k: K; may be left out with ``TeacherTopK``, which knows it. On the full vocabulary it
+        top_k: K; may be left out with a teacher that brings its tokens. On the full vocabulary it
             changes nothing but ``overlap``.
         rows: strictly increasing numbers of the selected tokens; None selects all. The others cost
             nothing and get a gradient of 0.
@@ -95,16 +109,16 @@ def token_terms(  # noqa: PLR0913
 
     Raises:
         ValueError: a setting is invalid; shapes, dtypes or devices do not fit; rows are not
-            strictly increasing; rows, labels or ids are out of range or a token's ids repeat;
-            ``TeacherTopK`` comes with another support; K is above the vocabulary; the shard does
-            not start where its rank says.
+            strictly increasing; rows, labels or ids are out of range or a token's ids repeat; a
+            teacher that brings its tokens comes with another support; K is above the vocabulary;
+            the shard does not start where its rank says.
 
     Degenerate: see ``divergence``. No selected token gives empty tensors and a gradient of 0. A
     token whose incoming gradient is 0 gets a gradient of 0, infinite as its divergence may be. A
     row of −inf alone, or one with NaN or +inf, gives NaN there and nowhere else.
     """
     _require_matrix("student_logits", student_logits, None, student_logits)
-    if isinstance(teacher, TeacherTopK):
+    if not isinstance(teacher, TeacherLogits):
         top_k = _served_top_k(teacher, support, top_k)
     kind = DivergenceKind(alpha, top_k, support, tail)
     tokens = _token_rows(student_logits, rows, chunk_tokens)
@@ -126,12 +140,20 @@ def token_terms(  # noqa: PLR0913
     return TokenTerms(None if labels is None else log_probs, *others)
 
 
-def _served_top_k(teacher: TeacherTopK, support: str, top_k: int | None) -> int:
+def _served_top_k(
+    teacher: TeacherTopK | TeacherOnStudentTopK, support: str, top_k: int | None
+) -> int:
     """The K of a teacher that gives nothing else."""
-    if support != "teacher":
+    if not isinstance(teacher, (TeacherTopK, TeacherOnStudentTopK)):
         raise ValueError(
-            f"support={support!r} needs the teacher's logits: a teacher that gives only its own "
-            "most likely tokens goes with support='teacher'"
+            "teacher must be TeacherLogits, TeacherTopK or TeacherOnStudentTopK, got "
+            f"{type(teacher)}"
+        )
+    whose = "teacher" if isinstance(teacher, TeacherTopK) else "student"
+    if support != whose:
+        raise ValueError(
+            f"support={support!r} needs the teacher's logits: {type(teacher).__name__} knows only "
+            f"the {whose}'s most likely tokens and goes with support={whose!r}"
         )
     _require_matrix("teacher.log_probs", teacher.log_probs, None, teacher.log_probs)
     _require_integers("teacher.ids", teacher.ids, teacher.log_probs.shape, teacher.log_probs)
@@ -154,15 +176,15 @@ def _token_rows(logits: Tensor, rows: Tensor | None, chunk_tokens: int | None) -
 
 
 def _teacher(
-    teacher: TeacherLogits | TeacherTopK, student_logits: Tensor, tokens: TokenRows
+    teacher: TeacherLogits | TeacherTopK | TeacherOnStudentTopK,
+    student_logits: Tensor,
+    tokens: TokenRows,
 ) -> LocalTeacher | ServedTeacher:
     """The teacher without its graph, its shapes checked against the student's."""
-    if isinstance(teacher, TeacherTopK):
+    if not isinstance(teacher, TeacherLogits):
         shape = (tokens.count, teacher.ids.shape[-1])
         _require_matrix("teacher.log_probs", teacher.log_probs, shape, student_logits)
         return ServedTeacher(ids=teacher.ids.long(), log_probs=teacher.log_probs.detach())
-    if not isinstance(teacher, TeacherLogits):
-        raise ValueError(f"teacher must be TeacherLogits or TeacherTopK, got {type(teacher)}")
     _require_matrix("teacher.logits", teacher.logits, student_logits.shape, student_logits)
     return LocalTeacher(logits=teacher.logits.detach())
 

@@ -31,6 +31,32 @@ def one_gloo_backend(module: ModuleType) -> None:
     module.initialize_global_process_group_ray = initialize  # type: ignore[attr-defined]
 
 
+@patch("torch.distributed.distributed_c10d")
+def one_gloo_device(module: ModuleType) -> None:
+    """torch gives each gloo group a network device, whose thread wakes up a hundred times a second.
+
+    Megatron makes some thirty groups a rank: together they keep a small machine busy with nothing.
+    """
+    original = module.ProcessGroupGloo
+
+    class OneDevice(original):  # type: ignore[misc, valid-type]
+        """``ProcessGroupGloo`` on the one device of this process."""
+
+        device: Any = None
+
+        def __init__(
+            self, store: Any, rank: int, size: int, options: Any = None, timeout: Any = None
+        ) -> None:
+            if options is None:
+                OneDevice.device = OneDevice.device or original.create_default_device()
+                options = original._Options()
+                options._devices = [OneDevice.device]
+                options._timeout = timeout or module.default_pg_timeout
+            super().__init__(store, rank, size, options)
+
+    module.ProcessGroupGloo = OneDevice  # type: ignore[attr-defined]
+
+
 @patch("verl.workers.engine.fsdp.transformer_impl")
 def fsdp_on_cpu(module: ModuleType) -> None:
     """verl registers its FSDP engines for cuda and npu only; the classes run on cpu as they are."""

@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verl_ext.toy.hints import with_hints
 from verl_ext.toy.task import Problem, TaskSpec, compositions, run, stream
 from verl_ext.toy.tokenizer import END, END_ID, PAD_ID, VOCAB_SIZE, byte_tokenizer
 
@@ -56,6 +57,7 @@ class WarmupSpec:
         pairs: data source of the pairs;
         careful_pairs: data source whose pairs are always shown right, "" for none;
         slip_share: share of the letters in careless pairs' answers that are drawn at random;
+        hinted_share: share of the pairs with a hint in their prompt, see ``toy.hints``;
         seed: of the weights, the order of the data and the carelessness;
         threads: CPU threads, part of the recipe since they decide the last bits. One,
             since two on busy cores wait for each other and take many times as long.
@@ -70,6 +72,7 @@ class WarmupSpec:
     pairs: str = "toy"
     careful_pairs: str = ""
     slip_share: float = 0.0
+    hinted_share: float = 0.0
     seed: int = 0
     threads: int = 1
 
@@ -128,12 +131,15 @@ def with_slips(word: str, share: float, alphabet: str, rng: random.Random) -> st
 
 
 def training_batch(
-    tokenizer: "PreTrainedTokenizerFast", rows: Sequence[tuple[Problem, str]]
+    tokenizer: "PreTrainedTokenizerFast", rows: Sequence[tuple[str, str]]
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Returns input ids and labels (batch, time); padded right, the loss on the answers alone."""
+    """Returns input ids and labels (batch, time) of prompts and answers.
+
+    They are padded right, and the loss is on the answers alone.
+    """
     import torch
 
-    chats = [[{"role": "user", "content": problem.prompt}] for problem, _ in rows]
+    chats = [[{"role": "user", "content": question}] for question, _ in rows]
     prompts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     prompt_ids = tokenizer(prompts)["input_ids"]
     answer_ids = tokenizer([answer + END for _, answer in rows])["input_ids"]
@@ -219,7 +225,8 @@ def warm_up(
     model = new_model(spec, warmup.seed) if start is None else load_model(start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=warmup.lr, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, warmup))
-    data = demonstrations(task, warmup)
+    shown = demonstrations(task, warmup)
+    data = with_hints(shown, warmup.hinted_share, task.alphabet, warmup.seed)
     model.train()
     bar = tqdm(range(warmup.steps), desc="toy world: warm-up", disable=not progress, unit="step")
     with cpu_threads(warmup.threads):

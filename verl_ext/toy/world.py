@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from verl_ext.reward_fns import string_composition, string_functions
+from verl_ext.self_teaching import texts
+from verl_ext.toy import feedback as toy_feedback
+from verl_ext.toy import hints as toy_hints
 from verl_ext.toy import model as toy_model
 from verl_ext.toy import task as toy_task
 from verl_ext.toy import tokenizer as toy_tokenizer
@@ -60,7 +63,10 @@ class World:
 
 def sources() -> list[Path]:
     """Returns the code whose change makes another world of the same recipe."""
-    modules = (toy_task, toy_model, toy_tokenizer, string_composition, string_functions)
+    modules = (
+        toy_task, toy_model, toy_hints, toy_feedback, texts, toy_tokenizer,
+        string_composition, string_functions,
+    )  # fmt: skip
     return [*(Path(str(module.__file__)) for module in modules), Path(__file__)]
 
 

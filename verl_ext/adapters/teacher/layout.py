@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from verl.utils.ulysses import get_ulysses_sequence_parallel_world_size, slice_input_tensor
+from verl.utils.ulysses import (
+    get_ulysses_sequence_parallel_group,
+    get_ulysses_sequence_parallel_world_size,
+    slice_input_tensor,
+)
 
 from verl_ext.losses.vocabulary import VocabShard
 
@@ -25,11 +29,13 @@ class SampledTokens:
         slots: jagged (rows, prompt and response); at the position whose logits predict such a
             token its number plus 1, elsewhere 0.
         positions: (tokens,) the packed position of those logits.
+        places: (tokens,) the packed position among the responses.
         labels: (tokens,) the token ids.
     """
 
     slots: Tensor
     positions: Tensor
+    places: Tensor
     labels: Tensor
 
 
@@ -41,13 +47,13 @@ def sampled_tokens(data: TensorDict) -> SampledTokens:
     starts = sequences[1:] - lengths - 1
     within = torch.arange(int(responses[-1]), device=lengths.device)
     within = within - responses[:-1].repeat_interleave(lengths)
-    counted = data["response_mask"].values().bool()
-    positions = (starts.repeat_interleave(lengths) + within)[counted]
-    labels = data["responses"].values()[counted]
+    places = data["response_mask"].values().nonzero().squeeze(-1)
+    positions = (starts.repeat_interleave(lengths) + within)[places]
+    labels = data["responses"].values()[places]
     slots = torch.zeros(int(sequences[-1]), dtype=torch.int64, device=lengths.device)
     slots[positions] = torch.arange(1, len(positions) + 1, device=lengths.device)
     nested = torch.nested.nested_tensor_from_jagged(slots, sequences)
-    return SampledTokens(nested, positions, labels)
+    return SampledTokens(nested, positions, places, labels)
 
 
 def on_this_rank(slots: Tensor, strategy: str, data_format: str) -> Tensor:
@@ -98,3 +104,17 @@ def of_width(logits: Tensor, width: int, strategy: str) -> Tensor:
     if own > width:
         return logits[..., :width]
     return torch.nn.functional.pad(logits, (0, width - own), value=float("-inf"))
+
+
+def sequence_group(strategy: str) -> Any:
+    """The ranks that share a sequence's tokens out among them; None if one rank has them all."""
+    if strategy == MEGATRON:
+        from megatron.core import parallel_state
+
+        mpu: Any = parallel_state  # untyped
+        if mpu.get_context_parallel_world_size() == 1:
+            return None
+        return mpu.get_context_parallel_group()
+    if get_ulysses_sequence_parallel_world_size() == 1:
+        return None
+    return get_ulysses_sequence_parallel_group()

@@ -19,7 +19,14 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from verl_ext.adapters.teacher import layout
 from verl_ext.adapters.teacher.settings import Divergence
-from verl_ext.losses.token_terms import TeacherLogits, TeacherTopK, TokenTerms, token_terms
+from verl_ext.losses.importance import clipped_importance_ratio
+from verl_ext.losses.token_terms import (
+    TeacherLogits,
+    TeacherOnStudentTopK,
+    TeacherTopK,
+    TokenTerms,
+    token_terms,
+)
 
 # Output of the engine -> name of the metric; the first is the loss.
 DIVERGENCE = "verl_ext_divergence"
@@ -28,6 +35,11 @@ STATISTICS = {
     "verl_ext_teacher_tail": "teacher_tail",
     "verl_ext_overlap": "top_k_overlap",
 }
+# In the batch if the policy's own teacher was asked beforehand: about which tokens, what it said of
+# them, and where in the responses.
+SUPPORT_IDS = "verl_ext_support_ids"
+SUPPORT_LOG_PROBS = "verl_ext_support_log_probs"
+TAUGHT = "verl_ext_taught"
 # What the worker asks of verl's engine: call the loss with the logits, and compute no log-probs.
 FLAGS = {"distillation_use_topk": True, "distillation_only": True}
 
@@ -40,7 +52,7 @@ class DistillationLoss:
         config: verl's ``ActorConfig``.
         settings: of the divergence.
         teacher_logits: the reference teacher's logits of a micro-batch, laid out as the student's;
-            None if the micro-batch brings a server's top-k.
+            None if the micro-batch brings a server's top-k, or an own teacher's log-probs.
     """
 
     config: Any
@@ -78,7 +90,7 @@ class DistillationLoss:
         rows = slots.nonzero().squeeze(-1)
         chosen = slots[rows] - 1
         logits = student_logits.flatten(0, 1)
-        teacher = self._teacher(data, tokens.positions[chosen], logits.shape[-1])
+        teacher = self._teacher(data, tokens, chosen, logits.shape[-1])
         terms: TokenTerms = token_terms(
             logits,
             tokens.labels[chosen],
@@ -104,35 +116,72 @@ class DistillationLoss:
         }
 
     def _teacher(
-        self, data: TensorDict, positions: Tensor, width: int
-    ) -> TeacherLogits | TeacherTopK:
-        if self.teacher_logits is None:
-            ids, log_probs = data["teacher_ids"].values(), data["teacher_logprobs"].values()
-            return TeacherTopK(ids[positions], log_probs[positions].float())
-        logits = self.teacher_logits(data).flatten(0, 1)
-        return TeacherLogits(layout.of_width(logits, width, self.config.strategy))
+        self, data: TensorDict, tokens: layout.SampledTokens, chosen: Tensor, width: int
+    ) -> TeacherLogits | TeacherTopK | TeacherOnStudentTopK:
+        if self.teacher_logits is not None:
+            logits = self.teacher_logits(data).flatten(0, 1)
+            return TeacherLogits(layout.of_width(logits, width, self.config.strategy))
+        if SUPPORT_IDS in data:
+            places = tokens.places[chosen]
+            ids, log_probs = data[SUPPORT_IDS].values(), data[SUPPORT_LOG_PROBS].values()
+            return TeacherOnStudentTopK(ids[places], log_probs[places])
+        positions = tokens.positions[chosen]
+        ids, log_probs = data["teacher_ids"].values(), data["teacher_logprobs"].values()
+        return TeacherTopK(ids[positions], log_probs[positions].float())
 
     def loss(
         self, model_output: dict[str, Tensor], data: TensorDict, dp_group: Any
     ) -> tuple[Tensor, dict[str, Any]]:
         """verl's policy loss, and the divergence averaged as its other terms are."""
         loss, metrics = ppo_loss(self.config, model_output, data, dp_group)
-        mask = data["response_mask"]
-        mask = (mask.to_padded_tensor(0) if mask.is_nested else mask).bool()
-        sizes = self.config.global_batch_info
+        mask = _padded(data["response_mask"]).bool()
+        taught = mask & _padded(data[TAUGHT]).bool() if TAUGHT in data else mask
 
-        def mean(name: str, mode: str) -> Tensor:
-            per_token = no_padding_2_padding(model_output[name], data)
+        def mean(per_token: Tensor, mode: str) -> Tensor:
             value: Tensor = agg_loss(
-                loss_mat=per_token, loss_mask=mask, loss_agg_mode=mode, **sizes
+                loss_mat=torch.where(taught, per_token, 0),
+                loss_mask=mask,
+                loss_agg_mode=mode,
+                **self.config.global_batch_info,
             )
             return value
 
-        term = mean(DIVERGENCE, self.config.loss_agg_mode)
+        values = no_padding_2_padding(model_output[DIVERGENCE], data)
+        weighted = values * self._weights(model_output, data)
+        if self.settings.normalisation == "micro_batch_mean":
+            term = self._mean_of_micro_batch(weighted, taught)
+        else:
+            term = mean(weighted, self.config.loss_agg_mode)
         loss = loss + self.settings.coef * term
-        metrics["verl_ext/divergence/loss"] = Metric(AggregationType.SUM, term.detach())
-        for name, what in STATISTICS.items():
-            if name in model_output:
-                value = mean(name, "token-mean").detach()
-                metrics[f"verl_ext/divergence/{what}"] = Metric(AggregationType.SUM, value)
+        seen = {"value": values} | {
+            what: no_padding_2_padding(model_output[name], data)
+            for name, what in STATISTICS.items()
+            if name in model_output
+        }
+        report = {what: mean(value.detach(), "token-mean") for what, value in seen.items()}
+        for what, value in ({"loss": term.detach()} | report).items():
+            metrics[f"verl_ext/divergence/{what}"] = Metric(AggregationType.SUM, value)
         return loss, metrics
+
+    def _weights(self, model_output: dict[str, Tensor], data: TensorDict) -> Tensor:
+        """(rows, time), or one number: of each token's divergence."""
+        weights = torch.ones(())
+        if "rollout_is_weights" in data:
+            weights = _padded(data["rollout_is_weights"])
+        if self.settings.importance_clip is None:
+            return weights
+        log_probs = no_padding_2_padding(model_output["log_probs"], data)
+        old = _padded(data["old_log_probs"])
+        return weights * clipped_importance_ratio(
+            log_probs, old.to(log_probs.dtype), clip=self.settings.importance_clip
+        )
+
+    def _mean_of_micro_batch(self, values: Tensor, mask: Tensor) -> Tensor:
+        """The mean over the micro-batch's own tokens, weighted by its share of the rows."""
+        sizes = self.config.global_batch_info
+        mean = torch.where(mask, values, 0).sum() / mask.sum().clamp_min(1)
+        return mean * (len(values) * sizes["dp_size"] / sizes["global_batch_size"])
+
+
+def _padded(values: Tensor) -> Tensor:
+    return values.to_padded_tensor(0) if values.is_nested else values

@@ -1,16 +1,15 @@
 """A policy as its own teacher, in the actor's worker: whose weights read the teacher's prompt."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-import torch
 from tensordict import TensorDict
 from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
-from verl_ext.adapters.teacher import average_file, layout
-from verl_ext.adapters.teacher.loss import FLAGS
+from verl_ext.adapters.teacher import average_file
+from verl_ext.adapters.teacher.logits import AtIds, Here, SampledLogProbs, infer_with, read_logits
 from verl_ext.adapters.teacher.reference import ReferenceLogits
 from verl_ext.adapters.teacher.weights import local_weights, weights_in_place
 from verl_ext.losses.interpolated import interpolated_log_probs
@@ -26,22 +25,38 @@ class OwnTeacher(Protocol):
         They may be 0 where nothing is sampled. None on ranks without outputs.
         """
 
+    def log_probs_at(self, data: TensorDict, ids: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The teacher's log-probs of some tokens at each sampled position, row by row.
+
+        Args:
+            data: as for :meth:`infer`, with ``ROW_NUMBER``.
+            ids: number of a row -> (sampled tokens, K), on ranks with logits.
+
+        Returns:
+            The same of log-probs in nats; empty on ranks without logits.
+        """
+
 
 class LiveTeacher:
     """``source: self``: the weights that are being trained.
 
     Args:
         actor: verl's ``TrainingWorker``.
+        strategy: of the engine.
     """
 
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
+    def __init__(self, actor: Any, strategy: str) -> None:
+        self.actor, self.strategy = actor, strategy
 
     def infer(self, data: TensorDict) -> TensorDict | None:
         """See :class:`OwnTeacher`."""
         tu.assign_non_tensor(data, compute_loss=False)
         output: TensorDict | None = self.actor.infer_batch(data)
         return output
+
+    def log_probs_at(self, data: TensorDict, ids: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """See :class:`OwnTeacher`."""
+        return read_logits(self.actor, data, self.strategy, AtIds(ids))
 
 
 class AveragedTeacher:
@@ -53,23 +68,36 @@ class AveragedTeacher:
     Args:
         actor: verl's ``TrainingWorker``.
         rate: how far the average moves a step.
+        strategy: of the engine.
     """
 
-    def __init__(self, actor: Any, rate: float) -> None:
-        self.actor, self.rate = actor, rate
+    def __init__(self, actor: Any, rate: float, strategy: str) -> None:
+        self.actor, self.rate, self.strategy = actor, rate, strategy
         self.average = self._begin()
 
     def _begin(self) -> Ema:
         with self.actor.engine.eval_mode():
             return Ema(local_weights(self.actor.engine), self.rate)
 
-    def infer(self, data: TensorDict) -> TensorDict | None:
-        """See :class:`OwnTeacher`; the live weights are back afterwards, also after an error."""
-        tu.assign_non_tensor(data, compute_loss=False, disable_auto_offload=True)
+    @contextmanager
+    def _speaking(self, data: TensorDict) -> Iterator[None]:
+        """The live weights are back afterwards, also after an error."""
+        tu.assign_non_tensor(data, disable_auto_offload=True)
         engine = self.actor.engine
         with engine.eval_mode(), weights_in_place(engine, self.average.weights):
+            yield
+
+    def infer(self, data: TensorDict) -> TensorDict | None:
+        """See :class:`OwnTeacher`."""
+        tu.assign_non_tensor(data, compute_loss=False)
+        with self._speaking(data):
             output: TensorDict | None = self.actor.infer_batch(data)
             return output
+
+    def log_probs_at(self, data: TensorDict, ids: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """See :class:`OwnTeacher`."""
+        with self._speaking(data):
+            return read_logits(self.actor, data, self.strategy, AtIds(ids))
 
     def update(self) -> tuple[float, float]:
         """Moves the average, and measures what :meth:`Ema.squared_distance` does."""
@@ -92,47 +120,6 @@ class AveragedTeacher:
         average_file.load(folder, self.average)
 
 
-@dataclass(frozen=True)
-class InterpolatedLogProbs:
-    """Called by an engine with its logits: log-probs under those between the reference's and them.
-
-    Attributes:
-        ref_logits: the reference's logits of a micro-batch, laid out as the actor's.
-        rate: how far from the reference to the actor.
-        strategy: of the engine.
-    """
-
-    ref_logits: ReferenceLogits
-    rate: float
-    strategy: str
-
-    def __call__(
-        self,
-        model_output: Mapping[str, Tensor] | None = None,
-        data: TensorDict | None = None,
-        dp_group: Any = None,
-        student_logits: Tensor | None = None,
-        data_format: str = "thd",
-    ) -> Any:
-        """verl's two calling conventions; the second, for a loss, has none to give."""
-        if student_logits is None:
-            return torch.zeros(()), {}
-        assert data is not None
-        tokens = layout.sampled_tokens(data)
-        slots = layout.on_this_rank(tokens.slots, self.strategy, data_format).flatten()
-        rows = slots.nonzero().squeeze(-1)
-        values = interpolated_log_probs(
-            self.ref_logits(data).flatten(0, 1),
-            student_logits.flatten(0, 1),
-            tokens.labels[slots[rows] - 1],
-            self.rate,
-            rows=rows,
-            vocab=layout.vocabulary_shard(self.strategy, student_logits.shape[-1]),
-        )
-        whole = torch.zeros(slots.shape, dtype=values.dtype, device=values.device)
-        return {"log_probs": whole.index_put((rows,), values).view(student_logits.shape[:2])}
-
-
 class TrustRegionTeacher:
     """``source: trust_region``: logits between the reference policy's and the live ones.
 
@@ -145,19 +132,24 @@ class TrustRegionTeacher:
 
     def __init__(self, actor: Any, reference: Any, rate: float, strategy: str) -> None:
         self.actor, self.reference = actor, reference
-        self.processor = InterpolatedLogProbs(ReferenceLogits(reference.engine), rate, strategy)
+        self.rate, self.strategy = rate, strategy
 
     def infer(self, data: TensorDict) -> TensorDict | None:
-        """See :class:`OwnTeacher`; the actor has its own loss again afterwards."""
-        tu.assign_non_tensor(data, compute_loss=True, **FLAGS)
-        loss = self.actor.loss_fn
-        self.actor.set_loss_fn(self.processor)
-        try:
-            with self.reference.engine.eval_mode():
-                output: TensorDict | None = self.actor.infer_batch(data)
-                return output
-        finally:
-            self.actor.set_loss_fn(loss)
+        """See :class:`OwnTeacher`."""
+        processor = SampledLogProbs(self.strategy, self._between)
+        with self.reference.engine.eval_mode():
+            return infer_with(self.actor, data, processor)
+
+    def log_probs_at(self, data: TensorDict, ids: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """See :class:`OwnTeacher`."""
+        with self.reference.engine.eval_mode():
+            return read_logits(self.actor, data, self.strategy, AtIds(ids, self._between))
+
+    def _between(self, logits: Tensor, ids: Tensor, here: Here) -> Tensor:
+        ref_logits = ReferenceLogits(self.reference.engine)(here.data).flatten(0, 1)
+        return interpolated_log_probs(
+            ref_logits, logits, ids, self.rate, rows=here.rows, vocab=here.vocab
+        )
 
 
 def own_teacher(settings: Mapping[str, Any], worker: Any, strategy: str) -> OwnTeacher:
@@ -170,7 +162,7 @@ def own_teacher(settings: Mapping[str, Any], worker: Any, strategy: str) -> OwnT
     """
     source, rate = settings["source"], settings["rate"]
     if source == "ema":
-        return AveragedTeacher(worker.actor, rate)
+        return AveragedTeacher(worker.actor, rate, strategy)
     if source == "trust_region":
         return TrustRegionTeacher(worker.actor, worker.ref, rate, strategy)
-    return LiveTeacher(worker.actor)
+    return LiveTeacher(worker.actor, strategy)

@@ -76,11 +76,12 @@ def check(config: DictConfig, wanted: Plan) -> None:
     assert teacher is not None
     texts(teacher)
     _check_hints(config, rules(teacher))
-    if wanted.divergence:
+    if wanted.divergence and wanted.divergence.support != "student":
         raise SettingsError(
-            "algorithm.verl_ext.divergence compares the two on one prompt, and with "
-            f"{KEY}.source={teacher.source} the teacher reads another one than the policy. "
-            "Remove it: '~algorithm.verl_ext.divergence'"
+            f"algorithm.verl_ext.divergence.support={wanted.divergence.support}: with "
+            f"{KEY}.source={teacher.source} the two read different prompts, and the teacher is "
+            "asked about the policy's most likely tokens alone. Add: "
+            "algorithm.verl_ext.divergence.support=student"
         )
     if (config.get("distillation") or {}).get("enabled"):
         raise SettingsError(

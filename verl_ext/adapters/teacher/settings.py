@@ -1,6 +1,7 @@
 """What ``algorithm.verl_ext`` says of a teacher, read once and refused where it makes no sense."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ ON_FAILURE = ("stop", "drop")
 LOG_PROBS = ("old", "rollout")
 # Names for what alpha means; the numbers between 0 and 1 are Jensen-Shannon divergences.
 ALPHAS = {"forward_kl": 0.0, "jsd": 0.5, "reverse_kl": 1.0}
+NORMALISATIONS = ("global", "micro_batch_mean")
 SAMPLED = ("k1", "k2", "k3", "kl", "abs", "mse", "low_var_kl")
 
 
@@ -119,6 +121,10 @@ class Divergence:
         top_k: tokens of the support, None for all of them.
         support: whose: ``"student"``, ``"teacher"``, or ``"full"``.
         tail: whether what lies outside counts as one more token, else both are renormalised.
+        importance_clip: weighs each token by how much likelier it has become since it was sampled,
+            at most this much (``losses.importance``); None leaves it out.
+        normalisation: ``"global"``, as the policy loss; or ``"micro_batch_mean"``, each micro-batch
+            by its own tokens, which then depends on how the batch is cut.
 
     Raises:
         ValueError: a value is none of those.
@@ -129,10 +135,18 @@ class Divergence:
     top_k: int | None = 100
     support: str = "student"
     tail: bool = True
+    importance_clip: float | None = None
+    normalisation: str = "global"
 
     def __post_init__(self) -> None:
         if not self.coef > 0:
             raise ValueError(f"coef must be above 0, got {self.coef}")
+        one_of("normalisation", self.normalisation, NORMALISATIONS)
+        if self.importance_clip is not None and not 1 <= self.importance_clip < math.inf:
+            raise ValueError(
+                f"importance_clip must be at least 1, got {self.importance_clip}: below, tokens on "
+                "policy would be clipped"
+            )
         if self.alpha in SAMPLED:
             raise ValueError(
                 f"alpha={self.alpha} is an estimate from the sampled token. Back-propagated "

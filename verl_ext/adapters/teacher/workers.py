@@ -19,6 +19,7 @@ from verl_ext.adapters.teacher.loss import FLAGS, DistillationLoss
 from verl_ext.adapters.teacher.own import AveragedTeacher, OwnTeacher, own_teacher
 from verl_ext.adapters.teacher.reference import ReferenceLogits, teacher_worker
 from verl_ext.adapters.teacher.settings import Divergence
+from verl_ext.adapters.teacher.support import teacher_on_support
 
 SETTINGS = "verl_ext"  # below rollout.custom, the one free place of the configuration workers get
 TEACHER_LOG_PROBS = "verl_ext_teacher_log_probs"
@@ -49,19 +50,19 @@ class Taught:
         if path:
             self.ref_worker_cls = partial(teacher_worker, model=self.config.model, path=path)
         super().init_model()  # type: ignore[misc]
-        divergence = self._ext_settings.get("divergence")
+        divergence, own = (self._ext_settings.get(name) for name in ("divergence", "own_teacher"))
         if "actor" not in self.role:
             return
         actor_config = self.loss_fn.keywords["config"]
-        if divergence:
-            logits = ReferenceLogits(self.ref.engine) if path else None
+        if divergence:  # an own teacher and a server are asked beforehand
+            logits = ReferenceLogits(self.ref.engine) if path and not own else None
             self._ext_loss = DistillationLoss(actor_config, Divergence(**divergence), logits)
             self.actor.set_loss_fn(self._ext_loss)
         else:  # verl's own distillation loss has nothing to do: the teacher speaks in the advantage
             from verl.workers.utils.losses import ppo_loss
 
             self.actor.set_loss_fn(partial(ppo_loss, config=actor_config))
-        if own := self._ext_settings.get("own_teacher"):
+        if own:
             self._ext_teacher = own_teacher(own, self, self.config.actor.strategy)
 
     @register(dispatch_mode=_OF_ACTOR)  # type: ignore[no-untyped-call,untyped-decorator]
@@ -90,6 +91,27 @@ class Taught:
         if output is None:
             return None
         return tu.get_tensordict({TEACHER_LOG_PROBS: output["log_probs"].cpu()}, {})
+
+    @register(dispatch_mode=_OF_ACTOR)  # type: ignore[no-untyped-call,untyped-decorator]
+    def ext_teacher_on_support(self, data: TensorDict) -> TensorDict | None:
+        """What the policy's own teacher says of the policy's likely tokens.
+
+        Args:
+            data: ``support.FIELDS``, jagged, of the batch; ``temperature``.
+
+        Returns:
+            See :func:`~verl_ext.adapters.teacher.support.teacher_on_support`.
+        """
+        assert self._ext_teacher is not None
+        own = self._ext_settings["own_teacher"]
+        return teacher_on_support(
+            self.actor,
+            self._ext_teacher,
+            data,
+            top_k=self._ext_settings["divergence"]["top_k"],
+            strategy=self.config.actor.strategy,
+            floor=own["log_prob_floor"],
+        )
 
     @register(dispatch_mode=_EVERYWHERE)  # type: ignore[no-untyped-call,untyped-decorator]
     def ext_update_average(self) -> tuple[float, float]:

@@ -14,8 +14,11 @@ from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.sessions import sessions
 from verl_ext.adapters.teacher import own_check
 from verl_ext.adapters.teacher.lessons import Lesson, Lessons, Row, feedback_of
+from verl_ext.adapters.teacher.loss import STATISTICS, TAUGHT
 from verl_ext.adapters.teacher.rendering import Renderer
 from verl_ext.adapters.teacher.settings import Plan, Teacher
+from verl_ext.adapters.teacher.support import FIELDS as SUPPORT_FIELDS
+from verl_ext.adapters.teacher.support import REPLACED, TEACHER_PROMPT
 from verl_ext.adapters.teacher.workers import TEACHER_LOG_PROBS
 from verl_ext.adapters.trainer.scratch import Reading, response_log_probs
 from verl_ext.adapters.trainer.stage import Stage
@@ -27,6 +30,7 @@ FIELDS = (
     "uid", "rm_scores", "raw_prompt", "prompts", "responses", "response_mask", "extra_fields",
 )  # fmt: skip
 METRIC = "verl_ext/teacher"
+PER_TOKEN = {f"verl_ext/divergence/{name}" for name in ("value", *STATISTICS.values())}
 
 
 class SelfTeaching(Stage):
@@ -41,9 +45,9 @@ class SelfTeaching(Stage):
     @property
     def ext_own_teacher(self) -> Teacher | None:
         """None where another model teaches, or nobody, or nothing is asked of the teacher."""
-        teacher = self.ext_plan.teacher
-        asked = teacher is not None and teacher.is_own and self.ext_plan.needs_log_probs
-        return teacher if asked else None
+        teacher, wanted = self.ext_plan.teacher, self.ext_plan
+        asked = wanted.needs_log_probs or wanted.divergence is not None
+        return teacher if teacher is not None and teacher.is_own and asked else None
 
     @cached_property
     def ext_make_lessons(self) -> Lessons:
@@ -65,10 +69,14 @@ class SelfTeaching(Stage):
         alone = mix is not None and (mix.task_estimator is None or mix.task_weight == 0)
         if self.ext_own_teacher is None or not alone:
             return dropped
+        taught = self._ext_taught_rows(batch)
+        divergence = self.ext_plan.divergence
+        if divergence and divergence.normalisation == "micro_batch_mean" and any(taught):
+            return dropped  # the number of rows is the denominator, and these are among them
         silent = torch.tensor(
             [
-                not (tag.get("is_padding", False) or taught)
-                for tag, taught in zip(batch.tags, self._ext_taught_rows(batch), strict=True)
+                not (tag.get("is_padding", False) or has)
+                for tag, has in zip(batch.tags, taught, strict=True)
             ]
         )
         return silent if dropped is None else silent | dropped
@@ -134,19 +142,13 @@ class SelfTeaching(Stage):
         if teacher is None:
             theirs: Tensor = super()._ext_teacher_log_probs(batch, mask, metrics)  # type: ignore[misc]
             return theirs
-        lessons = self._ext_lessons(batch)
-        prompts = [lesson.prompt for lesson in lessons.values()]
-        shares = prompt_shares(prompts)
-        metrics.update({f"{METRIC}/prompt/{name}": share for name, share in shares.items()})
-        taught = [row for row, lesson in lessons.items() if lesson.ids]
+        taught = [row for row, has in enumerate(self._ext_taught_rows(batch)) if has]
         values = torch.zeros(mask.shape)
         if taught:
             begun = perf_counter()
             for row, said in zip(taught, self._ext_ask(batch, taught, metrics), strict=True):
                 values[row, : len(said)] = said
             metrics[f"{METRIC}/seconds"] = perf_counter() - begun
-        else:
-            self._ext_announce_silence(Counter(prompt.reason for prompt in prompts))
         values, replaced = finite_or(values, teacher.log_prob_floor)
         heard = self.ext_taught_tokens(batch, mask)
         metrics[f"{METRIC}/non_finite"] = (
@@ -182,14 +184,66 @@ class SelfTeaching(Stage):
             extra_info={"temperature": rollout.temperature, "calculate_entropy": False},
         )
 
-    def _ext_announce_silence(self, reasons: Counter[Any]) -> None:
-        why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        print(f"[verl_ext] step {self.global_steps}: no row has a teacher prompt ({why})")
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """As verl's; says who is taught, and asks what a divergence needs of the teacher."""
+        batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        if self.ext_own_teacher is None:
+            return batch
+        prompts = [lesson.prompt for lesson in self._ext_lessons(batch).values()]
+        shares = prompt_shares(prompts)
+        metrics.update({f"{METRIC}/prompt/{name}": share for name, share in shares.items()})
+        if not any(self._ext_taught_rows(batch)):
+            reasons = Counter(prompt.reason for prompt in prompts)
+            why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+            print(f"[verl_ext] step {self.global_steps}: no row has a teacher prompt ({why})")
+        return self._ext_on_support(batch, metrics) if self.ext_plan.divergence else batch
+
+    def _ext_on_support(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Writes what the loss needs: the teacher's log-probs of the policy's likely tokens."""
+        begun = perf_counter()
+        lessons, has = self._ext_lessons(batch), self._ext_taught_rows(batch)
+        mask = self.ext_batch.get(batch, ["response_mask"])["response_mask"]
+        prompts = [
+            torch.tensor(lessons[row].ids if taught else [0]) for row, taught in enumerate(has)
+        ]
+        asked = self.ext_batch.put(
+            batch, {TEACHER_PROMPT: torch.nested.as_nested_tensor(prompts, layout=torch.jagged)}
+        )
+        self.actor_rollout_wg.ext_teacher_on_support(
+            KVBatchMeta(
+                keys=asked.keys,
+                tags=asked.tags,
+                partition_id=asked.partition_id,
+                fields=list(SUPPORT_FIELDS),
+                extra_info={
+                    "temperature": self.config.actor_rollout_ref.rollout.temperature,
+                    "calculate_entropy": False,
+                },
+            )
+        )
+        taught = [
+            torch.full_like(row, int(known)) for row, known in zip(mask.unbind(), has, strict=True)
+        ]
+        batch = self.ext_batch.put(
+            batch, {TAUGHT: torch.nested.as_nested_tensor(taught, layout=torch.jagged)}
+        )
+        sampled = [int(row.sum()) for row in mask.unbind()]
+        asked_of = sum(count for count, known in zip(sampled, has, strict=True) if known)
+        replaced = sum(map(int, _rows_of(self.ext_batch.get(batch, [REPLACED])[REPLACED])))
+        assert self.ext_plan.divergence is not None
+        numbers = max(1, asked_of * (self.ext_plan.divergence.top_k or 1))
+        metrics[f"{METRIC}/support_non_finite"] = replaced / numbers
+        metrics[f"{METRIC}/seconds"] = (
+            metrics.get(f"{METRIC}/seconds", 0.0) + perf_counter() - begun
+        )
+        return batch
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """As verl's; an averaged teacher follows, unless the optimizer stood still."""
         batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
         teacher = self.ext_own_teacher
+        if teacher is not None and self.ext_plan.divergence:
+            self._ext_per_taught_token(batch, metrics)
         if teacher is None or teacher.source != "ema":
             return batch
         if not math.isfinite(metrics["actor/grad_norm"]):
@@ -202,6 +256,14 @@ class SelfTeaching(Stage):
         apart, norm = (sum(column) for column in zip(*parts, strict=True))
         metrics[f"{METRIC}/ema_distance"] = relative_distance(apart, norm)
         return batch
+
+    def _ext_per_taught_token(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> None:
+        """Of the divergence's metrics: means over all tokens of the loss become such over these."""
+        fields = self.ext_batch.get(batch, ["response_mask", TAUGHT])
+        counted = fields["response_mask"].values().bool()
+        judged = (counted & fields[TAUGHT].values().bool()).sum().item()
+        for name in PER_TOKEN & metrics.keys():
+            metrics[name] *= counted.sum().item() / max(1, judged)
 
 
 def rows_multiple(roles: Any) -> int:

@@ -155,4 +155,4 @@ class Teaching(Stage):
 
 def _told_workers(teacher: teacher_settings.Teacher) -> dict[str, Any]:
     """What a worker needs to know of a policy's own teacher."""
-    return {"source": teacher.source, "rate": teacher.rate}
+    return {name: getattr(teacher, name) for name in ("source", "rate", "log_prob_floor")}
