@@ -1,5 +1,5 @@
 # Everything runs from a fresh clone: each target makes its own .venv first.
-.PHONY: help venv demo test test-fast check lint types ide clean
+.PHONY: help venv demo test test-fast test-wide check lint types ide clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -28,13 +28,17 @@ venv: .venv/ready ## .venv with the pinned CPU stack and verl-ext, editable
 demo: venv ## W-REINFORCE on this machine's CPU: trains, prints a table, draws a picture
 	$(BIN)/python -m verl.trainer.main_ppo +paper=w_reinforce +scale=cpu
 
-test: venv ## lint, types and the whole test suite, real CPU runs included
+test: venv ## lint and the test suite, real CPU runs included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest tests/engine_parity
+	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore tests/engine_parity
 
 test-fast: venv ## the tests that start no run
-	$(BIN)/python -m pytest -m 'not run'
+	$(BIN)/python -m pytest -m 'not run and not wide'
+
+test-wide: venv ## whole tables, of which `make test` has a cover
+	$(BIN)/python -m pytest -m wide
 
 check: test types ## what CI does
 

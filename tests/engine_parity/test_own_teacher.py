@@ -143,8 +143,13 @@ SOURCES = [(source, layout) for source in ("self", "ema") for layout in EVERYWHE
 ]
 
 
-@pytest.mark.parametrize(("source", "layout"), SOURCES)
-@pytest.mark.parametrize("cut", ["rows_of_two", "by_tokens"])
+@pytest.mark.parametrize(
+    ("source", "layout", "cut"),
+    [
+        *((source, layout, "by_tokens") for source, layout in SOURCES),
+        *(("self", layout, "rows_of_two") for layout in ("fsdp_dp2", "tp2", "pp2", "cp2")),
+    ],
+)
 def test_a_policy_learns_from_its_teacher_on_its_likely_tokens(
     ranks, model_folder, learned, source, layout, cut
 ):

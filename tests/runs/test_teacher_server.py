@@ -84,6 +84,7 @@ def test_two_teachers_teach_their_own_tasks_and_the_run_outlives_one_of_them(tmp
 
 
 @pytest.mark.run
+@pytest.mark.wide
 def test_a_teacher_that_dies_stops_the_run_which_says_who_and_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(AssertionError) as stopped:  # launch.train's, about the exit code
         run(tmp_path, monkeypatch, "stop", signal.SIGKILL)
@@ -92,3 +93,16 @@ def test_a_teacher_that_dies_stops_the_run_which_says_who_and_what_to_do(tmp_pat
     assert "algorithm.verl_ext.teacher.on_teacher_failure=drop" in words
     lines = Path(tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1]
+
+
+@pytest.mark.run
+@pytest.mark.wide
+def test_a_teacher_that_hangs_stops_the_run_after_its_time(tmp_path, monkeypatch):
+    with pytest.raises(AssertionError) as stopped:
+        run(tmp_path, monkeypatch, "stop", signal.SIGSTOP)
+    words = str(stopped.value)
+    assert (
+        f"teacher 'toy_letters' ({tmp_path}/model_of_toy_letters) failed: no answer within 60 s"
+        in words
+    )
+    assert "(algorithm.verl_ext.teacher.timeout_s)" in words

@@ -11,6 +11,10 @@ from collections.abc import Iterable, Iterator
 from verl_ext.toy.feedback import feedback
 from verl_ext.toy.task import Problem
 
+# ``algorithm.verl_ext.teacher.texts`` on the toy: a model that reads letter by letter spends its
+# half million weights better than on sentences that never change.
+TEXTS = {"solution": "={solution}", "feedback": "?{feedback}", "attempt": "-{attempt}"}
+TEXTS |= {"instruction": "!"}
 SLIPS = 0.4  # share of the letters drawn anew, where an attempt is needed and there is a right one
 
 
@@ -56,6 +60,6 @@ def hinted(problem: Problem, answer: str, alphabet: str, rng: random.Random) -> 
     if not said or rng.random() < 0.5:
         choice = Choice(solution=problem.answer)
     chat = [{"role": "user", "content": problem.prompt}]
-    made = teacher_prompt(chat, choice, Texts(), count=lambda _: 0, max_tokens=1)
+    made = teacher_prompt(chat, choice, Texts(**TEXTS), count=lambda _: 0, max_tokens=1)
     assert made.messages is not None
     return str(made.messages[-1]["content"])
