@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from verl_ext.adapters import toy
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.toy import variants, world
+from verl_ext.toy import hints, variants, world
 
 TAUGHT = replace(variants.BASE, teachers=(("left", ()), ("right", ())))
 RUN = ("+paper=w_reinforce", "+scale=cpu")
@@ -96,3 +96,10 @@ def test_the_variant_of_the_run_is_built_if_a_part_is_in_use(monkeypatch):
     models = {"one": {"model_path": "${verl_ext_toy:teacher}"}}
     toy.provide(without_toy(distillation={"teacher_models": models}))
     assert built == ["taught"]
+
+
+def test_the_toys_model_is_spoken_to_in_its_own_words_and_no_other_is(verl_config):
+    texts = "${verl_ext_toy_texts:}"
+    config = verl_config(*RUN, f"+algorithm.verl_ext.texts='{texts}'")
+    assert config.algorithm.verl_ext.texts == hints.TEXTS
+    assert without_toy(texts=texts).texts == {}

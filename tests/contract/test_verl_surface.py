@@ -47,6 +47,7 @@ SIGNATURES = {
     "verl.trainer.ppo.core_algos:agg_loss": ["loss_mat", "loss_mask", "loss_agg_mode"],
     "verl.workers.utils.padding:no_padding_2_padding": ["tensor", "data"],
     "verl.workers.utils.padding:response_from_nested": ["tensor", "response_mask"],
+    "verl.utils.ulysses:get_ulysses_sequence_parallel_group": [],
     "verl.utils.ulysses:slice_input_tensor": ["x", "dim"],
     "verl.models.mcore.util:preprocess_thd_engine": ["input_ids", "pre_process"],
     "verl.models.mcore.util:preprocess_bshd_engine": ["input_ids", "pre_process"],

@@ -10,6 +10,7 @@ from verl_ext.adapters.errors import SettingsError, refuse_unknown
 RESOLVER = "verl_ext_toy"
 TEACHER_RESOLVER = "verl_ext_toy_teacher"  # of a paper that needs a teacher on any task
 REWARD_RESOLVER = "verl_ext_toy_reward"
+TEXTS_RESOLVER = "verl_ext_toy_texts"  # of a policy's own teacher, on any task
 DEFAULT_VARIANT = "w_reinforce"
 SCALES = "reward.custom_reward_function.reward_kwargs.scales"
 # Where a run may name a part of the world; TEACHERS holds one entry per teacher of verl's own.
@@ -31,6 +32,7 @@ def register_resolver() -> None:
     OmegaConf.register_new_resolver(RESOLVER, _path, replace=True)
     OmegaConf.register_new_resolver(TEACHER_RESOLVER, _teacher, replace=True)
     OmegaConf.register_new_resolver(REWARD_RESOLVER, _reward, replace=True)
+    OmegaConf.register_new_resolver(TEXTS_RESOLVER, _texts, replace=True)
 
 
 def _reward(*, _root_: Any) -> str:
@@ -49,6 +51,13 @@ def _teacher(*, _root_: Any) -> str | None:
     if not (on_toy and asks_reference):
         return None
     return _path("teacher", _root_=_root_)
+
+
+def _texts(*, _root_: Any) -> dict[str, str]:
+    """The words that the toy's model knows hints by, where the run is on the toy; else none."""
+    from verl_ext.toy.hints import TEXTS
+
+    return dict(TEXTS) if in_use(_root_) else {}
 
 
 def _path(part: str, *, _root_: Any) -> str:

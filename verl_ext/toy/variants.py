@@ -42,6 +42,9 @@ CAREFUL = WarmupSpec(
 SHAKY = replace(CAREFUL, steps=60, lr=1e-3, single_share=0.35, careless_share=0.8, slip_share=0.25)
 LEFT = replace(CAREFUL, careless_share=0.9, careful_pairs="toy_left")
 RIGHT = replace(CAREFUL, careless_share=0.9, careful_pairs="toy_right")
+HINTED = WarmupSpec(
+    steps=250, lr=2e-3, single_share=0.2, careful_share=0.0, hinted_share=0.5, seed=1
+)
 RIGHT_ALONE = replace(CAREFUL, steps=60, single_share=0.0, pairs="toy_right", seed=2)
 
 VARIANTS: dict[str, Recipe] = {
@@ -62,8 +65,8 @@ VARIANTS: dict[str, Recipe] = {
         train=(("toy_left", 512), ("toy_right", 512)),
         validation=(("toy_left", 64), ("toy_right", 64)),
     ),
-    # The base's model and problems; its reward says what is wrong with an answer (REWARDS).
-    "sdpo": BASE,
+    # The base, as careless, but it has learned to read hints; its reward says what is wrong (REWARDS).
+    "sdpo": replace(BASE, tuning=(HINTED,)),
     # A skill is learned and an old one lost: knows the left domain, trains on the right one alone.
     "opd_forget": replace(
         BASE,

@@ -205,11 +205,12 @@ def prepare(config: DictConfig) -> None:
     wanted = plan(config)
     if wanted.teacher is None:
         return
+    # Found now: whether the run is on the toy shows only while its paths are still unresolved.
     if wanted.teacher.is_own:
         own_lengths.check_model(config, wanted.teacher)
+        config.algorithm.verl_ext.teacher.texts = dict(wanted.teacher.texts)
         return
     if wanted.teacher.source == "ref":
-        # Found now: whether the run is on the toy shows only while its paths are still unresolved.
         config.algorithm.verl_ext.teacher.path = require_path(wanted.teacher)
         return
     loss = config.distillation.distillation_loss

@@ -171,7 +171,7 @@ class Reader:
         mask = data["response_mask"]
         counts = [int(row.sum()) for row in mask.unbind()]
         rows = data[ROW_NUMBER].tolist()
-        self.found.update(zip(rows, whole.cpu().split(counts), strict=True))
+        self.found.update(zip(rows, torch.split(whole.cpu(), counts), strict=True))
         # Engines expect an output.
         return {"log_probs": torch.zeros(student_logits.shape[:2], device=student_logits.device)}
 

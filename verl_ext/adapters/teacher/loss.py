@@ -184,4 +184,5 @@ class DistillationLoss:
 
 
 def _padded(values: Tensor) -> Tensor:
-    return values.to_padded_tensor(0) if values.is_nested else values
+    padded: Tensor = values.to_padded_tensor(0) if values.is_nested else values
+    return padded
