@@ -65,7 +65,7 @@ VARIANTS: dict[str, Recipe] = {
         train=(("toy_left", 512), ("toy_right", 512)),
         validation=(("toy_left", 64), ("toy_right", 64)),
     ),
-    # The base, as careless, but it has learned to read hints; its reward says what is wrong (REWARDS).
+    # The base, as careless, with hints in its tuning; its reward says what is wrong (REWARDS).
     "sdpo": replace(BASE, tuning=(HINTED,)),
     # A skill is learned and an old one lost: knows the left domain, trains on the right one alone.
     "opd_forget": replace(
