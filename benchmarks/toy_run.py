@@ -16,13 +16,13 @@ EVERY = 4  # steps from one validation to the next
 SAMPLES = 4  # of each prompt in validation
 
 
-def run(folder: Path, steps: int, overrides: Sequence[str]) -> RunLog:
+def run(folder: Path, steps: int, overrides: Sequence[str], paper: str = "opd") -> RunLog:
     """A run's log, from disk if it is whole there; its whole output is in ``folder``/out.log."""
     metrics = folder / "run" / "metrics.jsonl"
     if not metrics.exists() or run_log.read(metrics).last_step < steps:
         folder.mkdir(parents=True, exist_ok=True)
         command = [
-            *(sys.executable, "-m", "verl.trainer.main_ppo", "+paper=opd", "+scale=cpu"),
+            *(sys.executable, "-m", "verl.trainer.main_ppo", f"+paper={paper}", "+scale=cpu"),
             f"actor_rollout_ref.rollout.val_kwargs.n={SAMPLES}",
             f"trainer.total_training_steps={steps}",
             f"trainer.test_freq={EVERY}",
