@@ -1,6 +1,7 @@
 """Learning from hints: SDPO beside GRPO and with it, on the toy world, on the CPU.
 
-    python benchmarks/self_distillation.py OUT [--methods ...] [--seeds 1 2 3] [--steps 36] [--jobs 1]
+    python benchmarks/self_distillation.py OUT [--methods ...] [--seeds 1 2 3] [--steps 36]
+        [--jobs 1]
 
 Every method samples 8 responses to each of 16 prompts a step and makes one update of them, on the
 model that `+paper=sdpo` trains. A method has two learning rates: each runs with the first seed, the
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pairs = [(method, rate) for method in args.methods for rate in RATES]
     tried = dict(zip(pairs, runs([(*pair, first) for pair in pairs]), strict=True))
     rates = {
-        method: max(RATES, key=lambda rate: accuracy(tried[method, rate]))  # noqa: B023
+        method: max(RATES, key=lambda rate: accuracy(tried[method, rate]))
         for method in args.methods
     }
     more = [(method, rates[method], seed) for method in args.methods for seed in others]
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{accuracy(tried[method, other]):.2f}",
             )
         )
-    print("\n" + aligned(table))
+    print("\n" + "\n".join(aligned(table, names=1)))
     draw(best, out / "self_distillation.png")
     print(f"\npicture: {out / 'self_distillation.png'}")
 
