@@ -180,7 +180,8 @@ class DistillationLoss:
         """The mean over the micro-batch's own tokens, weighted by its share of the rows."""
         sizes = self.config.global_batch_info
         mean = torch.where(mask, values, 0).sum() / mask.sum().clamp_min(1)
-        return mean * (len(values) * sizes["dp_size"] / sizes["global_batch_size"])
+        share: float = len(values) * sizes["dp_size"] / sizes["global_batch_size"]
+        return mean * share
 
 
 def _padded(values: Tensor) -> Tensor:
