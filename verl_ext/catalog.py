@@ -116,7 +116,7 @@ MIXERS: dict[str, Plugin] = {
         summary="every sampled token is judged by the policy itself, which has seen a success",
         line="algorithm.adv_estimator=verl_ext.sdpo "
         f"+algorithm.verl_ext.teacher={{source: ema, max_prompt_length: N}} {_OURS}",
-        overlays=("sdpo", "sdpo_rich_feedback"),
+        overlays=("sdpo", "sdpo_rich_feedback", "sdpo_test_time"),
         needs=("student_log_probs", "teacher_log_probs"),
         requires="a verl_ext.* trainer, several responses a prompt or feedback on them",
     ),
@@ -198,6 +198,13 @@ PAPERS: dict[str, Paper] = {
         summary="the same, and shown what the environment said about its own response",
         line=f"{_RUN} +paper=sdpo_rich_feedback +scale=cpu",
         requires='a reward function that returns "feedback" beside "score"',
+    ),
+    "sdpo_test_time": Paper(
+        title=_SDPO,
+        url=_SDPO_URL,
+        summary="one hard question, sampled and learned from until a response succeeds",
+        line=f"{_RUN} +paper=sdpo_test_time +scale=cpu",
+        requires='one question, and a reward function that returns "feedback" beside "score"',
     ),
     "qwenlong_l15": Paper(
         title=_LONG,

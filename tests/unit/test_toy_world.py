@@ -616,3 +616,12 @@ def test_an_unknown_variant_is_refused_with_the_nearest_name():
         world.ensure("w_reinforced")
     with pytest.raises(ValueError, match="toy variant must be one of"):
         world.path_of("zzz")
+
+
+def test_the_hard_question_is_one_that_no_training_has_shown():
+    recipe = variants.recipe_of("sdpo_hard")
+    (row,) = world.verl_rows(recipe, "train")
+    (message,) = row["prompt"]
+    assert row["data_source"] == "toy_level_3"
+    assert split_of(message["content"]) == "validation"
+    assert recipe.tuning == variants.recipe_of("sdpo").tuning  # the same model

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from verl_ext import overlays
-from verl_ext.adapters import lengths, machine, megatron, plugin_check, run_view, toy
+from verl_ext.adapters import lengths, machine, megatron, plugin_check, run_view, test_time, toy
 from verl_ext.adapters.advantage import declared_fields
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
@@ -24,7 +24,7 @@ from verl_ext.data.locations import maker
 
 SECTIONS = (
     "advantage", "masks", "teacher", "divergence", "sampler", "task_key", "deterministic", "toy",
-    "cpu", "verbose",
+    "cpu", "verbose", "test_time",
 )  # fmt: skip
 # What a paper may say in the place of +scale=cpu: the last parts of verl's keys.
 CPU_SIZES = ("train_batch_size", "ppo_mini_batch_size", "n", "lr")
@@ -62,6 +62,7 @@ def check(config: DictConfig) -> None:
         raise SettingsError("algorithm.verl_ext.verbose must be true or false")
     _check_trainer_mode(config, settings)
     plugin_check.check(config, settings)
+    test_time.check(config)
     _check_toy(config)
     refuse_unknown("algorithm.verl_ext.cpu", settings.get("cpu") or {}, CPU_SIZES)
     _refuse_typed("algorithm.verl_ext.cpu.", "+scale=cpu", unless=_scale() == "cpu")
@@ -105,8 +106,11 @@ def _ours_alone(config: DictConfig, settings: Mapping[str, Any]) -> Iterator[str
     estimator = str(config.algorithm.adv_estimator)
     if fields := declared_fields(estimator):
         yield f"'{estimator}' needs {', '.join(fields)} of each row and"
-    for section in ("masks", "teacher", "divergence", "sampler", "task_key", "deterministic"):
-        empty = section == "divergence" and settings.get(section) is not None  # all its defaults
+    for section in (
+        "masks", "teacher", "divergence", "sampler", "task_key", "deterministic", "test_time",
+    ):  # fmt: skip
+        defaults = section in ("divergence", "test_time")  # an empty one is all of them
+        empty = defaults and settings.get(section) is not None
         if settings.get(section) or empty:
             yield f"algorithm.verl_ext.{section}"
 

@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass, field, replace
 
 from verl_ext.toy.model import ModelSpec, WarmupSpec
-from verl_ext.toy.task import TaskSpec
+from verl_ext.toy.task import Split, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Recipe:
         teachers: (name, tuning) of each teacher, whose tuning starts from the same warm-up; the
             name is part of ``${verl_ext_toy:teacher_NAME}``.
         train: (data source, number of prompts) pairs of the training file.
+        train_split: whose prompts these are; ``"validation"`` for a question that is trained on
+            until it is solved.
         validation: the same for the validation file.
         seed: of the choice of the prompts.
     """
@@ -29,6 +31,7 @@ class Recipe:
     tuning: tuple[WarmupSpec, ...] = ()
     teachers: tuple[tuple[str, tuple[WarmupSpec, ...]], ...] = ()
     train: tuple[tuple[str, int], ...] = (("toy", 2048),)
+    train_split: Split = "train"
     validation: tuple[tuple[str, int], ...] = (("toy", 64), ("toy_held_out", 64))
     seed: int = 0
 
@@ -67,6 +70,15 @@ VARIANTS: dict[str, Recipe] = {
     ),
     # The base, as careless, with hints in its tuning; its reward says what is wrong (REWARDS).
     "sdpo": replace(BASE, tuning=(HINTED,)),
+    # One question of three functions for the same model, right once in 1,500 answers.
+    "sdpo_hard": replace(
+        BASE,
+        tuning=(HINTED,),
+        train=(("toy_level_3", 1),),
+        train_split="validation",
+        validation=(("toy", 16),),
+        seed=18,
+    ),
     # A skill is learned and an old one lost: knows the left domain, trains on the right one alone.
     "opd_forget": replace(
         BASE,
@@ -87,7 +99,7 @@ VARIANTS: dict[str, Recipe] = {
 REWARD = "verl_ext.toy.reward"
 # Variants whose answers are rewarded by another module than that. It decides nothing that is built,
 # so it is no part of a recipe, whose hash names the built folder.
-REWARDS: dict[str, str] = {"sdpo": "verl_ext.toy.feedback"}
+REWARDS: dict[str, str] = dict.fromkeys(("sdpo", "sdpo_hard"), "verl_ext.toy.feedback")
 
 
 def recipe_of(variant: str) -> Recipe:

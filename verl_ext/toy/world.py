@@ -122,13 +122,15 @@ def verl_rows(recipe: Recipe, split: Split) -> list[dict[str, Any]]:
         ValueError: a data source is unknown, not for this split, has too few problems, or shares a
             prompt with another one.
     """
-    wanted = recipe.train if split == "train" else recipe.validation
+    wanted, whose = recipe.validation, split
+    if split == "train":
+        wanted, whose = recipe.train, recipe.train_split
     rng = random.Random(recipe.seed)
     chosen = [
         (problem, data_source)
         for data_source, count in wanted
         for problem in toy_task.distinct(
-            toy_task.stream(recipe.task, data_source, split, rng), count
+            toy_task.stream(recipe.task, data_source, whose, rng), count
         )
     ]
     source_of: dict[Problem, str] = {}
@@ -149,7 +151,7 @@ def warmed_up(recipe: Recipe, worlds: Path, *, progress: bool = True) -> Path:
     compared on the same weights and the second costs no minute; so do models and teachers whose
     training begins alike, up to where it parts.
     """
-    alone = replace(recipe, teachers=(), train=(), validation=(), seed=0)
+    alone = replace(recipe, teachers=(), train=(), train_split="train", validation=(), seed=0)
 
     def warm_up(folder: Path) -> None:
         start, spec = None, alone.warmup

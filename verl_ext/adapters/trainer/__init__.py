@@ -18,12 +18,14 @@ from verl_ext.adapters.trainer.self_teaching import SelfTeaching
 from verl_ext.adapters.trainer.task_metrics import TaskMetrics
 from verl_ext.adapters.trainer.teacher_server import TeacherServers
 from verl_ext.adapters.trainer.teaching import Teaching
+from verl_ext.adapters.trainer.test_time import TestTime
 
 
 class VerlExtTrainer(
     Checkpointed,
     Sampling,
     Deterministic,
+    TestTime,
     Learning,
     SelfTeaching,
     Teaching,

@@ -1,0 +1,88 @@
+"""Training on a single question until it is solved."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+from transfer_queue import KVBatchMeta
+
+from verl_ext.adapters import test_time
+from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.sessions import sessions
+from verl_ext.adapters.trainer.stage import Stage
+
+METRIC = "verl_ext/test_time"
+
+
+class TestTime(Stage):
+    """What ``algorithm.verl_ext.test_time`` asks: stops at the first success, and says when."""
+
+    __test__ = False  # no test of pytest's
+    total_training_steps: int
+    tokenizer: Any
+
+    def __init__(self, config: DictConfig) -> None:
+        self.ext_attempts = test_time.attempts(config)
+        super().__init__(config)  # type: ignore[call-arg]
+
+    def _init_dataloader(self) -> None:
+        """Refuses more than one question before anything is generated."""
+        super()._init_dataloader()  # type: ignore[misc]
+        if self.ext_attempts and len(self.train_dataset) != 1:
+            raise SettingsError(
+                f"{test_time.KEY} counts the attempts at one question, and data.train_files has "
+                f"{len(self.train_dataset)}. Add: data.train_max_samples=1 data.shuffle=false (the "
+                "first row), or name a file of one row"
+            )
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """As verl's; the step of the first success is the last one."""
+        if self.ext_attempts:
+            self._ext_count_attempts(batch, metrics)
+        done: KVBatchMeta = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        return done
+
+    def _ext_count_attempts(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> None:
+        attempts = self.ext_attempts
+        assert attempts is not None
+        last = sessions(batch.keys, batch.tags).last.tolist()  # carries the session's outcome
+        data = self.ext_batch.get(batch, ["rm_scores", "responses"])
+        place = attempts.see([row.sum().item() for row in _rows(data["rm_scores"], last)])
+        metrics[f"{METRIC}/generations"] = float(attempts.count)
+        metrics[f"{METRIC}/solved"] = float(attempts.solved)
+        if place is not None:
+            (response,) = _rows(data["responses"], [last[place]])
+            text = self.tokenizer.decode(response.tolist(), skip_special_tokens=True)
+            print(
+                f"[verl_ext] solved by generation {attempts.count}, in step {self.global_steps}: "
+                f"{text}"
+            )
+            self.total_training_steps = self.global_steps
+        elif self.global_steps >= self.total_training_steps:
+            print(f"[verl_ext] not solved in {attempts.count} generations")
+
+    def ext_state(self) -> dict[str, Any]:
+        """Adds the number of attempts."""
+        saved = super().ext_state()
+        if self.ext_attempts:
+            saved["attempts"] = {
+                "count": self.ext_attempts.count,
+                "solved": self.ext_attempts.solved,
+            }
+        return saved
+
+    def ext_restore(self, state: Mapping[str, Any]) -> list[str]:
+        """Goes on counting."""
+        anew = super().ext_restore(state)
+        if not self.ext_attempts:
+            return anew
+        if "attempts" not in state:
+            return [*anew, "the count of attempts"]
+        self.ext_attempts.count = state["attempts"]["count"]
+        self.ext_attempts.solved = state["attempts"]["solved"]
+        return anew
+
+
+def _rows(values: Any, numbers: list[int]) -> list[Any]:
+    every = values.unbind()
+    return [every[number] for number in numbers]
