@@ -18,7 +18,7 @@ from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.teacher import support, workers
 from verl_ext.adapters.teacher.loss import TAUGHT
 from verl_ext.adapters.teacher.rendering import Renderer
-from verl_ext.adapters.trainer import batch_fields, learning, scratch, self_teaching, teaching
+from verl_ext.adapters.trainer import batch_fields, learning, on_logits, scratch, teaching
 from verl_ext.toy.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -95,7 +95,7 @@ class Base(queue.Base):
         return batch
 
 
-class Trainer(learning.Learning, self_teaching.SelfTeaching, teaching.Teaching, Base):
+class Trainer(learning.Learning, on_logits.OnLogits, teaching.Teaching, Base):
     base_mode = "sync"
 
 
@@ -473,7 +473,7 @@ class Pools(Base):
 @pytest.mark.parametrize("kl", [False, True])
 def test_the_reference_worker_is_there_and_asked_where_it_has_a_part(monkeypatch, source, kl):
     monkeypatch.setattr(ray, "remote", lambda cls: cls)
-    cls = type("T", (self_teaching.SelfTeaching, teaching.Teaching, Pools), {"base_mode": "sync"})
+    cls = type("T", (on_logits.OnLogits, teaching.Teaching, Pools), {"base_mode": "sync"})
     made = cls(config(source=source, rate=0.25, actor={"use_kl_loss": kl}))
     made._init_resource_pool_mgr()
     with_reference = source == "trust_region"

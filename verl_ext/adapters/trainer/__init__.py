@@ -12,9 +12,9 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl_ext.adapters.trainer.checkpoint import Checkpointed
 from verl_ext.adapters.trainer.deterministic import Deterministic
 from verl_ext.adapters.trainer.learning import Learning
+from verl_ext.adapters.trainer.on_logits import OnLogits
 from verl_ext.adapters.trainer.pass_at_k import PassAtK
 from verl_ext.adapters.trainer.sampling import Sampling
-from verl_ext.adapters.trainer.self_teaching import SelfTeaching
 from verl_ext.adapters.trainer.task_metrics import TaskMetrics
 from verl_ext.adapters.trainer.teacher_server import TeacherServers
 from verl_ext.adapters.trainer.teaching import Teaching
@@ -27,7 +27,7 @@ class VerlExtTrainer(
     Deterministic,
     TestTime,
     Learning,
-    SelfTeaching,
+    OnLogits,
     Teaching,
     TeacherServers,
     TaskMetrics,

@@ -14,11 +14,8 @@ from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.sessions import sessions
 from verl_ext.adapters.teacher import own_check
 from verl_ext.adapters.teacher.lessons import Lesson, Lessons, Row, feedback_of
-from verl_ext.adapters.teacher.loss import STATISTICS, TAUGHT
 from verl_ext.adapters.teacher.rendering import Renderer
 from verl_ext.adapters.teacher.settings import Plan, Teacher
-from verl_ext.adapters.teacher.support import FIELDS as SUPPORT_FIELDS
-from verl_ext.adapters.teacher.support import REPLACED, TEACHER_PROMPT
 from verl_ext.adapters.teacher.workers import TEACHER_LOG_PROBS
 from verl_ext.adapters.trainer.scratch import Reading, response_log_probs
 from verl_ext.adapters.trainer.stage import Stage
@@ -30,7 +27,6 @@ FIELDS = (
     "uid", "rm_scores", "raw_prompt", "prompts", "responses", "response_mask", "extra_fields",
 )  # fmt: skip
 METRIC = "verl_ext/teacher"
-PER_TOKEN = {f"verl_ext/divergence/{name}" for name in ("value", *STATISTICS.values())}
 
 
 class SelfTeaching(Stage):
@@ -119,7 +115,7 @@ class SelfTeaching(Stage):
                 "agent loop of one's own must hand on raw_prompt, and a reward must be there"
             ) from error
         numbers = [n for n, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
-        columns = {name: _rows_of(data[name]) for name in FIELDS}
+        columns = {name: rows_of(data[name]) for name in FIELDS}
         return {
             number: Row(
                 group_id=str(columns["uid"][number]),
@@ -162,7 +158,7 @@ class SelfTeaching(Stage):
         """The teacher's log-probs of the responses of some rows."""
         lessons = self._ext_lessons(batch)
         columns = {
-            name: _rows_of(values)
+            name: rows_of(values)
             for name, values in self.ext_batch.get(batch, ["responses", "response_mask"]).items()
         }
         readings = [
@@ -174,18 +170,17 @@ class SelfTeaching(Stage):
             for row in taught
         ]
         metrics[f"{METRIC}/total_tokens"] = sum(map(len, readings))
-        rollout = self.config.actor_rollout_ref.rollout
         return response_log_probs(
             self.actor_rollout_wg.ext_teacher_log_prob,
             TEACHER_LOG_PROBS,
             readings,
             ranks=max(self.actor_rollout_wg._dispatch_info["actor"]) + 1,
             rows_multiple=rows_multiple(self.config.actor_rollout_ref),
-            extra_info={"temperature": rollout.temperature, "calculate_entropy": False},
+            extra_info=self._ext_of_reading(),
         )
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """As verl's; says who is taught, and asks what a divergence needs of the teacher."""
+        """As verl's; says who is taught."""
         batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         if self.ext_own_teacher is None:
             return batch
@@ -196,54 +191,17 @@ class SelfTeaching(Stage):
             reasons = Counter(prompt.reason for prompt in prompts)
             why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
             print(f"[verl_ext] step {self.global_steps}: no row has a teacher prompt ({why})")
-        return self._ext_on_support(batch, metrics) if self.ext_plan.divergence else batch
-
-    def _ext_on_support(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """Writes what the loss needs: the teacher's log-probs of the policy's likely tokens."""
-        begun = perf_counter()
-        lessons, has = self._ext_lessons(batch), self._ext_taught_rows(batch)
-        mask = self.ext_batch.get(batch, ["response_mask"])["response_mask"]
-        prompts = [
-            torch.tensor(lessons[row].ids if taught else [0]) for row, taught in enumerate(has)
-        ]
-        asked = self.ext_batch.put(
-            batch, {TEACHER_PROMPT: torch.nested.as_nested_tensor(prompts, layout=torch.jagged)}
-        )
-        self.actor_rollout_wg.ext_teacher_on_support(
-            KVBatchMeta(
-                keys=asked.keys,
-                tags=asked.tags,
-                partition_id=asked.partition_id,
-                fields=list(SUPPORT_FIELDS),
-                extra_info={
-                    "temperature": self.config.actor_rollout_ref.rollout.temperature,
-                    "calculate_entropy": False,
-                },
-            )
-        )
-        taught = [
-            torch.full_like(row, int(known)) for row, known in zip(mask.unbind(), has, strict=True)
-        ]
-        batch = self.ext_batch.put(
-            batch, {TAUGHT: torch.nested.as_nested_tensor(taught, layout=torch.jagged)}
-        )
-        sampled = [int(row.sum()) for row in mask.unbind()]
-        asked_of = sum(count for count, known in zip(sampled, has, strict=True) if known)
-        replaced = sum(map(int, _rows_of(self.ext_batch.get(batch, [REPLACED])[REPLACED])))
-        assert self.ext_plan.divergence is not None
-        numbers = max(1, asked_of * (self.ext_plan.divergence.top_k or 1))
-        metrics[f"{METRIC}/support_non_finite"] = replaced / numbers
-        metrics[f"{METRIC}/seconds"] = (
-            metrics.get(f"{METRIC}/seconds", 0.0) + perf_counter() - begun
-        )
         return batch
+
+    def _ext_of_reading(self) -> dict[str, Any]:
+        """What the workers are told of every forward pass of the teacher."""
+        temperature = self.config.actor_rollout_ref.rollout.temperature
+        return {"temperature": temperature, "calculate_entropy": False}
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """As verl's; an averaged teacher follows, unless the optimizer stood still."""
         batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
         teacher = self.ext_own_teacher
-        if teacher is not None and self.ext_plan.divergence:
-            self._ext_per_taught_token(batch, metrics)
         if teacher is None or teacher.source != "ema":
             return batch
         if not math.isfinite(metrics["actor/grad_norm"]):
@@ -256,14 +214,6 @@ class SelfTeaching(Stage):
         apart, norm = (sum(column) for column in zip(*parts, strict=True))
         metrics[f"{METRIC}/ema_distance"] = relative_distance(apart, norm)
         return batch
-
-    def _ext_per_taught_token(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> None:
-        """Of the divergence's metrics: means over all tokens of the loss become such over these."""
-        fields = self.ext_batch.get(batch, ["response_mask", TAUGHT])
-        counted = fields["response_mask"].values().bool()
-        judged = (counted & fields[TAUGHT].values().bool()).sum().item()
-        for name in PER_TOKEN & metrics.keys():
-            metrics[name] *= counted.sum().item() / max(1, judged)
 
 
 def rows_multiple(roles: Any) -> int:
@@ -282,6 +232,6 @@ def rows_multiple(roles: Any) -> int:
     return rows
 
 
-def _rows_of(values: Any) -> Any:
+def rows_of(values: Any) -> Any:
     """A column as one value per row."""
     return values.unbind() if isinstance(values, Tensor) else values
