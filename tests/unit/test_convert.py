@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_ext.cli import convert as convert_command
 from verl_ext.cli import main as command
 from verl_ext.data import locations
 from verl_ext.data.convert import convert
@@ -452,7 +451,7 @@ def test_the_table_shows_rows_and_the_longest_prompt(tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("name", convert_command.DATA)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_without_out_the_files_go_where_the_recipe_looks(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     plain_files(tmp_path / "in", name)
@@ -517,3 +516,42 @@ def test_the_last_box_is_read_to_its_own_closing_brace(content, before, after, c
 )
 def test_boxes_as_the_solutions_have_them(solution, content):
     assert last_boxed(solution) == content
+
+
+OWN = [
+    {"frage": "Why is the sky blue?", "antwort": " It scatters short waves.\n", "id": 7},
+    {"frage": "Who wrote Faust?", "antwort": "Goethe"},
+]
+
+
+def test_questions_of_ones_own_keep_their_reference_answers(tmp_path):
+    file = jsonl(tmp_path / "train.jsonl", OWN)
+    names = ("--question", "frage", "--answer", "antwort", "--data-source", "faq")
+    assert run("qa", "--from", file, "--out", tmp_path / "out", *names) == 0
+    first, second = read(tmp_path / "out", "train")
+    assert first["data_source"] == second["data_source"] == "faq"
+    assert first["ability"] == "qa"
+    assert first["reward_model"] == {"style": "rule", "ground_truth": "It scatters short waves."}
+    (message,) = first["prompt"]
+    assert message["content"].startswith("Why is the sky blue?\n\nThink between <think>")
+    assert "<answer>" in message["content"]
+    assert first["extra_info"] == {"index": 0, "split": "train", "question": "Why is the sky blue?"}
+
+
+@pytest.mark.parametrize(
+    ("row", "names", "message"),
+    [
+        ({"frage": "Who?", "antwort": " "}, (), "line 3: 'antwort' must be text, got ' '"),
+        ({"frage": "Who?", "antwort": 4}, (), "line 3: 'antwort' must be text, got 4"),
+        ({"frage": "Who?"}, (), "line 3: expected the key 'antwort', found frage"),
+        (OWN[0], ("--answer", "reply"), "line 1: expected the key 'reply'"),
+        (OWN[0], ("--answer", "frage"), "question and answer are one column, 'frage'"),
+        (OWN[0], ("--data-source", ""), "the data source must have a name, got ''"),
+    ],
+)
+def test_a_row_without_question_or_reference_is_named(tmp_path, capsys, row, names, message):
+    file = jsonl(tmp_path / "train.jsonl", [*OWN, row])
+    columns = ("--question", "frage", "--answer", "antwort")
+    assert run("qa", "--from", file, "--out", tmp_path / "out", *columns, *names) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

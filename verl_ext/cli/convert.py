@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verl_ext.data.convert import Report
+    from verl_ext.data.tasks import Task
 
 
 def add_parser(subparsers: Any) -> None:
@@ -41,25 +42,49 @@ def run(args: argparse.Namespace) -> int:
     return DATA[args.data][1](args)
 
 
-def _add_public(name: str, summary: str, kinds: Any) -> None:
-    add = kinds.add_parser(name, help=summary).add_argument
+def _add_shared(name: str, summary: str, kinds: Any) -> Callable[..., Any]:
+    add: Callable[..., Any] = kinds.add_parser(name, help=summary).add_argument
     add("--from", dest="paths", action="append", required=True, type=Path, metavar="PATH",
         help="a folder or file of the data set; may be repeated")  # fmt: skip
-    add("--out", type=Path, metavar="DIR", help=f"default: ~/data/{name}, where +task={name} looks")
+    looks = "" if name == "qa" else f", where +task={name} looks"
+    add("--out", type=Path, metavar="DIR", help=f"default: ~/data/{name}{looks}")
     add("--leaks", choices=("drop", "error", "keep"), default="drop",
         help="training questions that stand in test too (default: %(default)s)")  # fmt: skip
     add("--drop-unreadable", action="store_true", help="leave out rows without a readable answer")
     add("--instruction", metavar="TEXT", help="below each question, instead of the task's own")
+    return add
+
+
+def _add_own(name: str, summary: str, kinds: Any) -> None:
+    add = _add_shared(name, summary, kinds)
+    add("--question", default="question", metavar="COLUMN", help="default: %(default)s")
+    add("--answer", default="answer", metavar="COLUMN",
+        help="of the reference answers (default: %(default)s)")  # fmt: skip
+    add("--data-source", default="qa", metavar="NAME",
+        help="verl's name of the rows, for rewards and metrics (default: %(default)s)")  # fmt: skip
+
+
+# The imports here, not above: pyarrow comes with verl, and the command must start without either.
 
 
 def _run_public(args: argparse.Namespace) -> int:
-    # Here, not above: pyarrow comes with verl, and the command must start without either.
-    from verl_ext.data.convert import convert
-    from verl_ext.data.locations import default_folder
     from verl_ext.data.tasks import TASKS
 
+    return _convert(TASKS[args.data], args)
+
+
+def _run_own(args: argparse.Namespace) -> int:
+    from verl_ext.data.tasks import question_answer
+
+    return _convert(question_answer(args.question, args.answer, args.data_source), args)
+
+
+def _convert(task: "Task", args: argparse.Namespace) -> int:
+    from verl_ext.data.convert import convert
+    from verl_ext.data.locations import default_folder
+
     report = convert(
-        TASKS[args.data],
+        task,
         [path.expanduser() for path in args.paths],
         (args.out or default_folder(args.data)).expanduser(),
         leaks=args.leaks,
@@ -103,10 +128,14 @@ def summary(report: "Report", *, leaks: str) -> list[str]:
 def _public(
     name: str, summary: str
 ) -> tuple[Callable[[Any], None], Callable[[argparse.Namespace], int]]:
-    return partial(_add_public, name, summary), _run_public
+    return partial(_add_shared, name, summary), _run_public
 
 
 DATA: dict[str, tuple[Callable[[Any], None], Callable[[argparse.Namespace], int]]] = {
     "gsm8k": _public("gsm8k", "grade-school word problems: JSONL, or parquet of openai/gsm8k"),
     "math": _public("math", "Hendrycks MATH: its folder of JSON files, or a hub mirror"),
+    "qa": (
+        partial(_add_own, "qa", "questions with reference answers of your own: JSONL or parquet"),
+        _run_own,
+    ),
 }

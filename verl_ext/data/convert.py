@@ -190,7 +190,7 @@ def _verl_row(task: Task, instruction: str, split: str, row: Row) -> dict[str, A
     return {
         "data_source": task.data_source,
         "prompt": [{"role": "user", "content": content}],
-        "ability": "math",
+        "ability": task.ability,
         "reward_model": {"style": "rule", "ground_truth": example.ground_truth},
         "extra_info": {
             "index": row.index,

@@ -15,6 +15,10 @@ from dataclasses import dataclass, field
 from verl_ext.data.records import Record
 
 MARKER = "####"
+QA_INSTRUCTION = (
+    "Think between <think> and </think>. Then write the answer, and nothing else, between <answer> "
+    "and </answer>."
+)
 _NUMBER = re.compile(r"-?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?")
 
 
@@ -45,6 +49,7 @@ class Task:
         details: names of the columns that ``read`` keeps.
         preferred: the folders of which the first counts where its siblings hold other versions or
             parts of the same problems.
+        ability: verl's column of this name.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Task:
     read: Callable[[Record], Example]
     details: tuple[str, ...]
     preferred: tuple[str, ...]
+    ability: str = "math"
 
 
 def read_gsm8k(record: Record) -> Example:
@@ -100,6 +106,31 @@ def read_math(record: Record) -> Example:
             + ("none" if truth is None else "an empty one")
         )
     return Example(question, truth, details)
+
+
+def question_answer(question: str, answer: str, data_source: str) -> Task:
+    """The task of a data set of one's own: questions with reference answers, and no verifier.
+
+    For rewards that compare with the reference, such as its probability.
+
+    Args:
+        question: the column of the questions.
+        answer: the column of the reference answers; white space around one is taken off.
+        data_source: what the rows are called.
+
+    Raises:
+        ValueError: the columns are one, or a name is blank.
+    """
+    for name, value in (("question", question), ("answer", answer), ("data source", data_source)):
+        if not value.strip():
+            raise ValueError(f"the {name} must have a name, got {value!r}")
+    if question == answer:
+        raise ValueError(f"question and answer are one column, {question!r}")
+
+    def read(record: Record) -> Example:
+        return Example(record.text(question), record.text(answer).strip())
+
+    return Task("qa", data_source, QA_INSTRUCTION, read, (), (), ability="qa")
 
 
 def last_boxed(solution: str) -> str | None:
