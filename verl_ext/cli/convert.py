@@ -127,11 +127,11 @@ def summary(report: "Report", *, leaks: str) -> list[str]:
 
 def _public(
     name: str, summary: str
-) -> tuple[Callable[[Any], None], Callable[[argparse.Namespace], int]]:
+) -> tuple[Callable[[Any], Any], Callable[[argparse.Namespace], int]]:
     return partial(_add_shared, name, summary), _run_public
 
 
-DATA: dict[str, tuple[Callable[[Any], None], Callable[[argparse.Namespace], int]]] = {
+DATA: dict[str, tuple[Callable[[Any], Any], Callable[[argparse.Namespace], int]]] = {
     "gsm8k": _public("gsm8k", "grade-school word problems: JSONL, or parquet of openai/gsm8k"),
     "math": _public("math", "Hendrycks MATH: its folder of JSON files, or a hub mirror"),
     "qa": (
