@@ -34,25 +34,27 @@ def test_an_accelerator_always_wins(monkeypatch):
 
 
 GROUPS = """
-import os, sys, tempfile, torch
+import os, sys, tempfile, time, torch
 import torch.distributed as dist
 if sys.argv[1] == "patched":
     import verl
 with tempfile.TemporaryDirectory() as folder:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=0, world_size=1)
     groups = [dist.new_group([0]) for _ in range(5)]
+    dist.all_reduce(torch.ones(3), group=groups[-1])
+    time.sleep(1)  # a thread names itself once it runs
     tasks = os.listdir("/proc/self/task")
     names = [open(f"/proc/self/task/{task}/comm").read().strip() for task in tasks]
-    dist.all_reduce(torch.ones(3), group=groups[-1])
     print(names.count("gloo_tcp_loop"))
 """
 
 
-@pytest.mark.parametrize(("who", "devices"), [("patched", 1), ("plain", 6)])
-def test_the_groups_of_a_process_share_a_gloo_device_and_still_need_to_be_told(who, devices):
+@pytest.mark.parametrize("who", ["patched", "plain"])
+def test_the_groups_of_a_process_share_a_gloo_device_and_still_need_to_be_told(who):
     out = subprocess.run([sys.executable, "-c", GROUPS, who], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    assert int(out.stdout.split()[-1]) == devices
+    devices = int(out.stdout.split()[-1])
+    assert devices == 1 if who == "patched" else devices > 1
 
 
 def test_a_head_node_without_accelerators_can_switch_the_platform_off(monkeypatch):
