@@ -12,16 +12,15 @@ the runs that are solved after k generations, and best-of-k.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pyarrow.parquet as pq
+import toy_run
 
+from verl_ext import run_log
 from verl_ext.plotting.panels import COLOURS, DPI, GREY, STYLE, end_labels, grid, headline
 from verl_ext.text_table import aligned
 from verl_ext.toy import answers, world
@@ -31,21 +30,23 @@ METRIC = "verl_ext/test_time"
 
 
 def run(folder: Path, seed: int, steps: int) -> tuple[int, bool]:
-    """(generations, solved) of a run, from disk if it is there."""
+    """(generations, solved) of a run, from disk if it is whole there."""
+
+    def seen() -> tuple[int, int, bool]:
+        log = run_log.read(folder / "run" / "metrics.jsonl")
+        count, solved = (
+            log.series[f"{METRIC}/{name}"].values[-1] for name in ("generations", "solved")
+        )
+        return log.last_step, int(count), bool(solved)
+
     metrics = folder / "run" / "metrics.jsonl"
-    if not metrics.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [
-            *(sys.executable, "-m", "verl.trainer.main_ppo", "+paper=sdpo_test_time", "+scale=cpu"),
-            f"data.seed={seed}",
-            f"trainer.total_training_steps={steps}",
-            f"hydra.run.dir={folder}/run",
-        ]
-        print(f"{folder.name} ...", flush=True)
-        with open(folder / "out.log", "w") as file:
-            subprocess.run(command, cwd=folder, stdout=file, stderr=file, check=True)
-    last = json.loads(metrics.read_text().splitlines()[-1])["data"]
-    return int(last[f"{METRIC}/generations"]), bool(last[f"{METRIC}/solved"])
+    last, count, solved = seen() if metrics.exists() else (0, 0, False)
+    if not solved and last < steps:
+        toy_run.launch(
+            folder, "sdpo_test_time", [f"data.seed={seed}", f"trainer.total_training_steps={steps}"]
+        )
+        _, count, solved = seen()
+    return count, solved
 
 
 def untrained(samples: int) -> tuple[str, int]:

@@ -20,19 +20,26 @@ def run(folder: Path, steps: int, overrides: Sequence[str], paper: str = "opd") 
     """A run's log, from disk if it is whole there; its whole output is in ``folder``/out.log."""
     metrics = folder / "run" / "metrics.jsonl"
     if not metrics.exists() or run_log.read(metrics).last_step < steps:
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [
-            *(sys.executable, "-m", "verl.trainer.main_ppo", f"+paper={paper}", "+scale=cpu"),
+        validation = [
             f"actor_rollout_ref.rollout.val_kwargs.n={SAMPLES}",
             f"trainer.total_training_steps={steps}",
             f"trainer.test_freq={EVERY}",
-            f"hydra.run.dir={folder}/run",
-            *overrides,
         ]
-        print(f"{folder.name} ...", flush=True)
-        with open(folder / "out.log", "w") as file:
-            subprocess.run(command, cwd=folder, stdout=file, stderr=file, check=True)
+        launch(folder, paper, [*validation, *overrides])
     return run_log.read(metrics)
+
+
+def launch(folder: Path, paper: str, overrides: Sequence[str]) -> None:
+    """A run of an overlay at CPU scale, with its whole output in ``folder``/out.log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        *(sys.executable, "-m", "verl.trainer.main_ppo", f"+paper={paper}", "+scale=cpu"),
+        f"hydra.run.dir={folder}/run",
+        *overrides,
+    ]
+    print(f"{folder.name} ...", flush=True)
+    with open(folder / "out.log", "w") as file:
+        subprocess.run(command, cwd=folder, stdout=file, stderr=file, check=True)
 
 
 def prompts(variant: str, source: str) -> pa.Table:

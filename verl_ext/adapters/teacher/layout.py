@@ -118,3 +118,43 @@ def sequence_group(strategy: str) -> Any:
     if get_ulysses_sequence_parallel_world_size() == 1:
         return None
     return get_ulysses_sequence_parallel_group()
+
+
+@dataclass(frozen=True)
+class Here:
+    """Which sampled tokens' logits this rank holds, of a micro-batch.
+
+    Attributes:
+        data: the micro-batch, jagged.
+        tokens: its sampled tokens.
+        chosen: (here,) numbers of those whose logits are on this rank.
+        rows: (here,) where these lie among the logits.
+        vocab: the rank's share of the vocabulary.
+    """
+
+    data: TensorDict
+    tokens: SampledTokens
+    chosen: Tensor
+    rows: Tensor
+    vocab: VocabShard | None
+
+    @classmethod
+    def find(cls, logits: Tensor, data: TensorDict, strategy: str, data_format: str) -> "Here":
+        """Finds them.
+
+        Args:
+            logits: (1, tokens, vocabulary) or (rows, time, vocabulary).
+            data: the micro-batch.
+            strategy: of the engine.
+            data_format: of Megatron, ``"thd"`` or ``"bshd"``.
+        """
+        tokens = sampled_tokens(data)
+        slots = on_this_rank(tokens.slots, strategy, data_format).flatten()
+        rows = slots.nonzero().squeeze(-1)
+        vocab = vocabulary_shard(strategy, logits.shape[-1])
+        return cls(data, tokens, slots[rows] - 1, rows, vocab)
+
+    def laid_out(self, values: Tensor, shape: torch.Size) -> Tensor:
+        """One value per token here, as an engine wants them: 0 elsewhere."""
+        whole = torch.zeros(shape, dtype=values.dtype, device=values.device).flatten()
+        return whole.index_put((self.rows,), values).view(shape)

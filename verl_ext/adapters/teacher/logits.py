@@ -16,51 +16,11 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
 from verl_ext.adapters.teacher import layout
+from verl_ext.adapters.teacher.layout import Here
 from verl_ext.adapters.teacher.loss import FLAGS
 from verl_ext.losses.support import log_probs_at, most_likely_tokens
-from verl_ext.losses.vocabulary import VocabShard
 
 ROW_NUMBER = "verl_ext_row"
-
-
-@dataclass(frozen=True)
-class Here:
-    """Which sampled tokens' logits this rank holds, of a micro-batch.
-
-    Attributes:
-        data: the micro-batch, jagged.
-        tokens: its sampled tokens.
-        chosen: (here,) numbers of those whose logits are on this rank.
-        rows: (here,) where these lie among the logits.
-        vocab: the rank's share of the vocabulary.
-    """
-
-    data: TensorDict
-    tokens: layout.SampledTokens
-    chosen: Tensor
-    rows: Tensor
-    vocab: VocabShard | None
-
-    @classmethod
-    def find(cls, logits: Tensor, data: TensorDict, strategy: str, data_format: str) -> "Here":
-        """Finds them.
-
-        Args:
-            logits: (1, tokens, vocabulary) or (rows, time, vocabulary).
-            data: the micro-batch.
-            strategy: of the engine.
-            data_format: of Megatron, ``"thd"`` or ``"bshd"``.
-        """
-        tokens = layout.sampled_tokens(data)
-        slots = layout.on_this_rank(tokens.slots, strategy, data_format).flatten()
-        rows = slots.nonzero().squeeze(-1)
-        vocab = layout.vocabulary_shard(strategy, logits.shape[-1])
-        return cls(data, tokens, slots[rows] - 1, rows, vocab)
-
-    def laid_out(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """One value per token here, as an engine wants them: 0 elsewhere."""
-        whole = torch.zeros(shape, dtype=values.dtype, device=values.device).flatten()
-        return whole.index_put((self.rows,), values).view(shape)
 
 
 # logits (tokens, vocabulary), ids (here, some), where -> log-probs (here, some)

@@ -84,19 +84,14 @@ class DistillationLoss:
             data: the micro-batch, jagged.
             data_format: of Megatron, ``"thd"`` or ``"bshd"``.
         """
-        tokens = layout.sampled_tokens(data)
-        shape = student_logits.shape[:2]
-        slots = layout.on_this_rank(tokens.slots, self.config.strategy, data_format).flatten()
-        rows = slots.nonzero().squeeze(-1)
-        chosen = slots[rows] - 1
+        here = layout.Here.find(student_logits, data, self.config.strategy, data_format)
         logits = student_logits.flatten(0, 1)
-        teacher = self._teacher(data, tokens, chosen, logits.shape[-1])
         terms: TokenTerms = token_terms(
             logits,
-            tokens.labels[chosen],
-            teacher,
-            rows=rows,
-            vocab=layout.vocabulary_shard(self.config.strategy, logits.shape[-1]),
+            here.tokens.labels[here.chosen],
+            self._teacher(here, logits.shape[-1]),
+            rows=here.rows,
+            vocab=here.vocab,
             **self.settings.arguments,
         )
         assert terms.log_probs is not None
@@ -108,24 +103,21 @@ class DistillationLoss:
         }
         if self.settings.top_k is not None:
             values["verl_ext_overlap"] = terms.overlap
-        return {
-            name: torch.zeros(slots.shape, dtype=value.dtype, device=value.device)
-            .index_put((rows,), value)
-            .view(shape)
-            for name, value in values.items()
-        }
+        shape = student_logits.shape[:2]
+        return {name: here.laid_out(value, shape) for name, value in values.items()}
 
     def _teacher(
-        self, data: TensorDict, tokens: layout.SampledTokens, chosen: Tensor, width: int
+        self, here: layout.Here, width: int
     ) -> TeacherLogits | TeacherTopK | TeacherOnStudentTopK:
+        data = here.data
         if self.teacher_logits is not None:
             logits = self.teacher_logits(data).flatten(0, 1)
             return TeacherLogits(layout.of_width(logits, width, self.config.strategy))
         if SUPPORT_IDS in data:
-            places = tokens.places[chosen]
+            places = here.tokens.places[here.chosen]
             ids, log_probs = data[SUPPORT_IDS].values(), data[SUPPORT_LOG_PROBS].values()
             return TeacherOnStudentTopK(ids[places], log_probs[places])
-        positions = tokens.positions[chosen]
+        positions = here.tokens.positions[here.chosen]
         ids, log_probs = data["teacher_ids"].values(), data["teacher_logprobs"].values()
         return TeacherTopK(ids[positions], log_probs[positions].float())
 

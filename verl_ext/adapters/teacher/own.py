@@ -9,7 +9,8 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 
 from verl_ext.adapters.teacher import average_file
-from verl_ext.adapters.teacher.logits import AtIds, Here, SampledLogProbs, infer_with, read_logits
+from verl_ext.adapters.teacher.layout import Here
+from verl_ext.adapters.teacher.logits import AtIds, SampledLogProbs, infer_with, read_logits
 from verl_ext.adapters.teacher.reference import ReferenceLogits
 from verl_ext.adapters.teacher.weights import local_weights, weights_in_place
 from verl_ext.losses.interpolated import interpolated_log_probs
