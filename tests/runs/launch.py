@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 PYTHON = sys.executable
+CLOCKS = ("timing_s/", "timing_per_token_ms/", "perf/", "/seconds")  # metrics that measure the machine
 
 
 def train(folder, *overrides, timeout=1200):
@@ -31,12 +32,24 @@ def train(folder, *overrides, timeout=1200):
     return output, {record["step"]: record["data"] for record in map(json.loads, lines)}
 
 
+def without_clocks(values):
+    """A step's metrics, but those of time and speed."""
+    return {name: value for name, value in values.items() if not any(c in name for c in CLOCKS)}
+
+
 def saved_weights(checkpoints, step):
     """The weights of a checkpoint's Hugging Face export, by name."""
     from safetensors.torch import load_file
 
     (saved,) = (checkpoints / f"global_step_{step}").rglob("*.safetensors")
     return load_file(saved)
+
+
+def same_weights(folder, other, step):
+    """Whether two runs' checkpoints of a step hold the same weights, to the bit."""
+    first, second = (saved_weights(f / "checkpoints", step) for f in (folder, other))
+    assert first.keys() == second.keys()
+    return all(first[name].equal(second[name]) for name in first)
 
 
 def largest_move(folder, step, variant="w_reinforce"):

@@ -1,12 +1,11 @@
 """One seed, one result: whole runs that are equal to the bit, whatever arrives when."""
 
 import pytest
-from runs.launch import largest_move, saved_weights, train
+from runs.launch import largest_move, same_weights, train, without_clocks
 
 from verl_ext.toy import variants
 
 STEPS, SAVED = 3, 2
-CLOCKS = ("timing_s/", "timing_per_token_ms/", "perf/")  # metrics that measure the machine
 
 
 def run(folder, engine, *overrides):
@@ -27,17 +26,7 @@ def run(folder, engine, *overrides):
         "trainer.val_before_train=false",
         *overrides,
     )
-    return {step: measured(values) for step, values in metrics.items()}
-
-
-def measured(values):
-    return {name: value for name, value in values.items() if not any(c in name for c in CLOCKS)}
-
-
-def same_weights(folder, other):
-    first, second = (saved_weights(f / "checkpoints", STEPS) for f in (folder, other))
-    assert first.keys() == second.keys()
-    return all(first[name].equal(second[name]) for name in first)
+    return {step: without_clocks(values) for step, values in metrics.items()}
 
 
 @pytest.mark.run
@@ -55,7 +44,7 @@ def test_a_run_repeats_and_resumes_to_the_bit(tmp_path, engine):
     workers = "actor_rollout_ref.rollout.agent.num_workers=3"
     if engine == "dp":
         assert run(again, engine, f"trainer.save_freq={STEPS}", workers) == expected
-        assert same_weights(whole, again)
+        assert same_weights(whole, again, STEPS)
 
     step_2 = f"trainer.resume_from_path={whole}/checkpoints/global_step_{SAVED}"
     found = run(
@@ -67,7 +56,7 @@ def test_a_run_repeats_and_resumes_to_the_bit(tmp_path, engine):
         workers,
     )
     assert found == {3: expected[3]}
-    assert same_weights(whole, resumed)
+    assert same_weights(whole, resumed, STEPS)
 
 
 def data_sources():

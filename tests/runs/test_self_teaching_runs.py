@@ -1,7 +1,13 @@
 """Whole runs of a policy that teaches itself; tests/engine_parity has the numbers."""
 
 import pytest
-from runs.launch import train
+import torch
+from runs.launch import largest_move, same_weights, saved_weights, train, without_clocks
+from safetensors.torch import load_file
+
+from verl_ext.toy import world
+
+ENGINES = ("dp", "megatron")
 
 SHORT = ["+scale=cpu", "trainer.val_before_train=false", "trainer.test_freq=-1"]
 
@@ -20,19 +26,94 @@ def check(metrics, steps):
         assert step["actor/grad_norm"] > 0
 
 
-@pytest.mark.run
-def test_a_policy_learns_from_its_average_that_has_seen_a_success(tmp_path):
+STEPS, SAVED = 3, 2
+
+
+def run(folder, *overrides):
+    folder.mkdir()
     _, metrics = train(
-        tmp_path,
+        folder,
         "+paper=sdpo",
         *SHORT,
         "actor_rollout_ref.actor.optim.lr=1e-3",
-        "trainer.total_training_steps=3",
+        "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
+        f"trainer.default_local_dir={folder}/checkpoints",
+        f"trainer.total_training_steps={STEPS}",
+        *overrides,
     )
-    check(metrics, steps=3)
-    shares = [metrics[step]["verl_ext/teacher/ema_distance"] for step in (1, 2, 3)]
-    assert shares == sorted(shares)
-    assert shares[-1] > shares[0]  # the average lags behind
+    return metrics
+
+
+EVERY = [(engine, source) for engine in ENGINES for source in ("ema", "self", "trust_region")]
+
+
+@pytest.mark.run
+@pytest.mark.parametrize(
+    ("engine", "source"),
+    [
+        case if case == ("dp", "ema") else pytest.param(*case, marks=pytest.mark.wide)
+        for case in EVERY
+    ],
+)
+def test_a_policy_that_teaches_itself_resumes_to_the_bit(tmp_path, engine, source):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    settings = [f"model_engine={engine}", f"algorithm.verl_ext.teacher.source={source}"]
+    expected = run(whole, *settings, f"trainer.save_freq={SAVED}")
+    check(expected, steps=STEPS)
+    distances = [step.get("verl_ext/teacher/ema_distance") for step in expected.values()]
+    if source == "ema":
+        assert distances == sorted(distances)
+        assert distances[-1] > distances[0]  # the average lags behind
+    else:
+        assert distances == [None] * STEPS
+    assert largest_move(whole, STEPS, "sdpo") > 1e-3  # or equality would say nothing
+
+    found = run(
+        resumed,
+        *settings,
+        f"trainer.save_freq={STEPS}",
+        "trainer.resume_mode=resume_path",
+        f"trainer.resume_from_path={whole}/checkpoints/global_step_{SAVED}",
+    )
+    assert {step: without_clocks(values) for step, values in found.items()} == {
+        STEPS: without_clocks(expected[STEPS])
+    }
+    assert same_weights(whole, resumed, STEPS)
+    averages = [average_of(folder / "checkpoints", STEPS) for folder in (whole, resumed)]
+    assert all(bool(average) == (source == "ema") for average in averages)
+    assert all(averages[0][name].equal(averages[1][name]) for name in averages[0])
+
+
+@pytest.mark.run
+def test_the_average_of_a_policy_in_bfloat16_is_exact(tmp_path):
+    """Against a float64 average of the weights that the run saved at every step."""
+    rate, folder = 0.05, tmp_path / "run"
+    bf16 = [
+        f"actor_rollout_ref.actor.fsdp_config.{key}=bfloat16" for key in ("dtype", "model_dtype")
+    ]
+    metrics = run(folder, *bf16, "trainer.save_freq=1", f"algorithm.verl_ext.teacher.rate={rate}")
+    assert all(step["verl_ext/teacher/prompt/taught"] > 0 for step in metrics.values())
+
+    start = load_file(world.ensure("sdpo").model / "model.safetensors")
+    average = {name: weight.bfloat16().double() for name, weight in start.items()}
+    for step in range(1, STEPS + 1):
+        saved = saved_weights(folder / "checkpoints", step)
+        assert {weight.dtype for weight in saved.values()} == {torch.bfloat16}
+        for name, mean in average.items():
+            mean.add_(rate * (saved[name].double() - mean))
+        found = average_of(folder / "checkpoints", step)
+        assert found.keys() == average.keys()
+        for name, mean in average.items():
+            assert found[name].dtype == torch.float32
+            torch.testing.assert_close(found[name].double(), mean, rtol=1e-6, atol=0)
+    assert largest_move(folder, STEPS, "sdpo") > 1e-3
+
+
+def average_of(checkpoints, step):
+    """The averaged teacher's weights in a checkpoint of one rank, by name; empty without one."""
+    files = list((checkpoints / f"global_step_{step}").rglob("verl_ext_ema_*.pt"))
+    assert len(files) < 2
+    return torch.load(files[0], weights_only=True)["weights"] if files else {}
 
 
 @pytest.mark.run
