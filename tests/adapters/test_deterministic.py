@@ -3,17 +3,19 @@
 import asyncio
 import random
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import verl  # loads the plugin  # noqa: F401
+from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import replay_buffer
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils import tensordict_utils
 from verl.workers.rollout.llm_server import LLMServerClient
 
+from verl_ext.adapters.rollout import seeds as of_requests
+from verl_ext.adapters.rollout import workers
 from verl_ext.adapters.trainer import deterministic
 
 
@@ -37,8 +39,10 @@ def manager(monkeypatch):
     monkeypatch.setattr(AgentLoopManagerTQ, "generate_sequences", lambda self, batch: None)
 
     def make(seed=1):
-        made = deterministic.SeededManager(None)
-        made.config = SimpleNamespace(data=SimpleNamespace(seed=seed))
+        made = workers.RolloutManager(None)
+        made.config = OmegaConf.create(
+            {"data": {"seed": seed}, "algorithm": {"verl_ext": {"deterministic": seed is not None}}}
+        )
         return made
 
     return make
@@ -47,7 +51,7 @@ def manager(monkeypatch):
 def seeds(manager, *args, **kwargs):
     batch = prompts(*args, **kwargs)
     manager.generate_sequences(batch)
-    return batch[deterministic.SEED].tolist()
+    return batch[of_requests.SEED].tolist()
 
 
 def test_seeds_depend_on_run_step_index_and_occasion_and_on_nothing_else(manager):
@@ -70,6 +74,12 @@ def test_a_prompt_asked_twice_in_a_step_gets_two_seeds(manager):
     assert seeds(manager(), [0, 0, 0], step=1) == once + again
 
 
+def test_a_run_that_asks_for_no_seeds_gets_none(manager):
+    batch = prompts([5], step=1)
+    manager(seed=None).generate_sequences(batch)
+    assert of_requests.SEED not in batch
+
+
 def test_positions_follow_the_order_of_asking_and_begin_anew_with_the_step(manager):
     made = manager()
     for step in (1, 2):
@@ -87,10 +97,12 @@ def test_every_session_gets_a_seed_of_its_own(monkeypatch):
         asked.append((sampling_params, kwargs))
 
     monkeypatch.setattr(base.__mro__[1], "_run_agent_loop", runs)
-    worker = deterministic.SeededWorker.__new__(deterministic.SeededWorker)
+    worker = workers.RolloutWorker.__new__(workers.RolloutWorker)
     shared = {"temperature": 1.0}
+    asyncio.run(worker._run_agent_loop(shared, {}, session_id=0, uid="u"))
+    assert asked.pop() == (shared, {"session_id": 0, "uid": "u"})
     for session in (0, 1):
-        kwargs = {deterministic.SEED: torch.tensor(12), "session_id": session, "uid": "u"}
+        kwargs = {of_requests.SEED: torch.tensor(12), "session_id": session, "uid": "u"}
         asyncio.run(worker._run_agent_loop(shared, {}, **kwargs))
     assert len({params["seed"] for params, _ in asked}) == 2
     assert all(set(kwargs) == {"session_id", "uid"} for _, kwargs in asked)
@@ -104,7 +116,7 @@ def test_turns_of_a_session_differ_and_requests_without_a_seed_stay_without(monk
         asked.append(sampling_params.get("seed"))
 
     monkeypatch.setattr(LLMServerClient, "generate", generate)
-    client = deterministic.SeededClient.__new__(deterministic.SeededClient)
+    client = of_requests.SeededClient.__new__(of_requests.SeededClient)
 
     def ask(prompt, **params):
         asyncio.run(client.generate("r", prompt_ids=prompt, sampling_params=params))

@@ -17,11 +17,10 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopO
 from verl.experimental.teacher_loop.teacher_manager import AsyncTeacherLLMServerManager
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from verl_ext.adapters import rollout
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.rollout import teacher_server
-from verl_ext.adapters.rollout.teacher_server import STOPPED, TeacherError
-from verl_ext.adapters.trainer import batch_fields, deterministic
+from verl_ext.adapters.rollout import stopping, teacher_server, workers
+from verl_ext.adapters.rollout.teacher_server import TeacherError
+from verl_ext.adapters.trainer import batch_fields, our_workers
 from verl_ext.adapters.trainer import teacher_server as stage
 
 PROMPT, RESPONSE = [5, 6, 7], [8, 9]
@@ -66,13 +65,13 @@ GOOD = answer(-1.0, -2.0, -3.0, -4.0, 0.0)
 @pytest.fixture
 def queue(monkeypatch):
     made = Queue()
-    monkeypatch.setattr(teacher_server, "tq", made)
+    monkeypatch.setattr(stopping, "tq", made)
     return made
 
 
-def worker(cls=rollout.TaughtRolloutWorker, top_k=None, teachers=("letters", "exact"), **section):
+def worker(top_k=None, teachers=("letters", "exact"), **section):
     """One of ours on verl's own teacher manager, with one client for all teachers."""
-    made = cls.__new__(cls)
+    made = workers.RolloutWorker.__new__(workers.RolloutWorker)
     ours = {"teacher": {"source": "server"} | section}
     made.config = OmegaConf.create({"algorithm": {"adv_estimator": "grpo", "verl_ext": ours}})
     made.distillation_enabled, made.teacher_key = True, "data_source"
@@ -114,9 +113,14 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("cls", [rollout.TaughtRolloutWorker, rollout.SeededTaughtRolloutWorker])
-def test_an_answer_is_passed_on_as_it_is_with_the_name_of_who_gave_it(queue, cls):
-    fields, _ = asked(worker(cls), GOOD)
+def test_a_run_without_teacher_servers_asks_none(queue):
+    made = worker()
+    made.distillation_enabled = False
+    assert asked(made, GOOD) == ({}, 0)
+
+
+def test_an_answer_is_passed_on_as_it_is_with_the_name_of_who_gave_it(queue):
+    fields, _ = asked(worker(), GOOD)
     assert fields["teacher_logprobs"].tolist() == [[-1.0], [-2.0], [-3.0], [-4.0], [0.0]]
     assert fields["teacher_ids"].squeeze(-1).tolist() == [6, 7, 8, 9, 0]
     assert fields["verl_ext_teacher"] == {
@@ -148,7 +152,7 @@ def test_a_failure_stops_the_run_by_default_with_teacher_model_cause_and_remedy(
     does, words = DEATHS[death]
     with pytest.raises(TeacherError) as raised:
         asked(worker(timeout_s=0.01), does)
-    (told,) = queue.tags[STOPPED].values()
+    (told,) = queue.tags[stopping.PARTITION].values()
     assert told == {"error": str(raised.value)}
     assert str(raised.value).startswith(f"teacher 'letters' (/models/t) failed: {words}")
     assert "algorithm.verl_ext.teacher.on_teacher_failure=drop" in str(raised.value)
@@ -175,7 +179,7 @@ def test_a_row_without_a_teacher_stops_the_run_whatever_a_failure_does(queue, on
     made = worker(on_teacher_failure=on_teacher_failure)
     with pytest.raises(TeacherError, match=r"no teacher for data_source='math'.*letters, exact"):
         asked(made, GOOD, source="math")
-    assert STOPPED in queue.tags
+    assert stopping.PARTITION in queue.tags
 
 
 def test_one_teacher_teaches_every_row_and_has_verls_name(queue):
@@ -237,10 +241,10 @@ class Buffer:
 
 def test_the_trainer_raises_what_a_worker_left_in_the_queue():
     buffer = Buffer({"train": {"u": {}}})
-    stage.stop_when_told(buffer)
+    stopping.stop_when_told(buffer)
     buffer._sync_metadata_from_transfer_queue()
-    buffer.tags = {STOPPED: {"teacher": {"error": "teacher 'x' failed"}}}
-    with pytest.raises(TeacherError, match="teacher 'x' failed"):
+    buffer.tags = {stopping.PARTITION: {"worker": {"error": "teacher 'x' failed"}}}
+    with pytest.raises(stopping.RolloutStopped, match="teacher 'x' failed"):
         buffer._sync_metadata_from_transfer_queue()
 
 
@@ -266,7 +270,7 @@ class Base:
         self.train_dataset = SimpleNamespace(dataframe=DATA)
 
     def _build_replay_buffer(self):
-        return Buffer({STOPPED: {"teacher": {"error": "gone"}}})
+        return Buffer({stopping.PARTITION: {"teacher": {"error": "gone"}}})
 
 
 class Trainer(stage.TeacherServers, Base):
@@ -363,29 +367,25 @@ def test_without_teacher_servers_nothing_is_added(batch):
 
 
 def test_the_replay_buffer_of_a_run_with_teacher_servers_stops():
-    with pytest.raises(TeacherError, match="gone"):
+    with pytest.raises(stopping.RolloutStopped, match="gone"):
         trainer()._build_replay_buffer()._sync_metadata_from_transfer_queue()
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [(None, rollout.TaughtManager), (deterministic.MANAGER, rollout.SeededTaughtManager)],
-)
-def test_the_manager_keeps_the_seeds_and_looks_after_the_teachers(monkeypatch, before, after):
+@pytest.mark.parametrize("before", [None, our_workers.MANAGER])
+def test_a_run_with_teacher_servers_has_our_workers(monkeypatch, before):
     from verl.utils.import_utils import load_class_from_fqn
 
     made = trainer(manager=before)
     fqn = made.config.actor_rollout_ref.rollout.agent.agent_loop_manager_class
-    assert load_class_from_fqn(fqn, "AgentLoopManager") is after
+    assert load_class_from_fqn(fqn, "AgentLoopManager") is workers.RolloutManager
     monkeypatch.setattr(AgentLoopManagerTQ, "__init__", lambda self: None)
-    started = after().agent_loop_workers_class.__ray_actor_class__
+    started = workers.RolloutManager().agent_loop_workers_class.__ray_actor_class__
     assert issubclass(started, teacher_server.TeacherGuard)
-    assert issubclass(started, deterministic.SeededWorker) == (before is not None)
 
 
 def test_a_process_that_imports_the_workers_first_gets_them():
     """As Ray's do; verl's modules, imported on the way, bring the trainers and these us again."""
-    subprocess.run([sys.executable, "-c", "import verl_ext.adapters.rollout"], check=True)
+    subprocess.run([sys.executable, "-c", "import verl_ext.adapters.rollout.workers"], check=True)
 
 
 def test_a_manager_of_the_users_own_is_refused_and_not_replaced():

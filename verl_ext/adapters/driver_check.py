@@ -18,13 +18,14 @@ from verl_ext.adapters import lengths, machine, megatron, plugin_check, run_view
 from verl_ext.adapters.advantage import declared_fields
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
+from verl_ext.adapters.reference_probability import check as reference_check
 from verl_ext.adapters.teacher import check as teacher_check
 from verl_ext.adapters.teacher import tokenizers
 from verl_ext.data.locations import maker
 
 SECTIONS = (
     "advantage", "masks", "teacher", "divergence", "sampler", "task_key", "deterministic", "toy",
-    "cpu", "verbose", "test_time",
+    "cpu", "verbose", "test_time", "group_reward",
 )  # fmt: skip
 # What a paper may say in the place of +scale=cpu: the last parts of verl's keys.
 CPU_SIZES = ("train_batch_size", "ppo_mini_batch_size", "n", "lr")
@@ -63,6 +64,7 @@ def check(config: DictConfig) -> None:
     _check_trainer_mode(config, settings)
     plugin_check.check(config, settings)
     test_time.check(config)
+    reference_check.check(config, settings)
     _check_toy(config)
     refuse_unknown("algorithm.verl_ext.cpu", settings.get("cpu") or {}, CPU_SIZES)
     _refuse_typed("algorithm.verl_ext.cpu.", "+scale=cpu", unless=_scale() == "cpu")
@@ -108,6 +110,7 @@ def _ours_alone(config: DictConfig, settings: Mapping[str, Any]) -> Iterator[str
         yield f"'{estimator}' needs {', '.join(fields)} of each row and"
     for section in (
         "masks", "teacher", "divergence", "sampler", "task_key", "deterministic", "test_time",
+        "group_reward",
     ):  # fmt: skip
         defaults = section in ("divergence", "test_time")  # an empty one is all of them
         empty = defaults and settings.get(section) is not None

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.teacher.sections import read
+from verl_ext.adapters.sections import read
 from verl_ext.self_teaching.attempts import Attempts
 
 KEY = "algorithm.verl_ext.test_time"

@@ -12,17 +12,16 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import transfer_queue as tq
 from omegaconf import DictConfig
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from torch import Tensor
 
+from verl_ext.adapters.rollout.stopping import in_words, stop
 from verl_ext.adapters.teacher.settings import Teacher, plan
 from verl_ext.tensor_ops import finite_or
 
 KEY = "algorithm.verl_ext.teacher"
 REPORT = "verl_ext_teacher"  # in a row's extra_fields
-STOPPED = "verl_ext_stopped"  # partition of the queue that tells the trainer to stop
 # A server that died, hangs, refuses a request, or answers with something else than log-probs:
 # verl takes "prompt_ids" out of the answer, makes tensors of its lists and asserts their lengths.
 FAILURES = (
@@ -66,6 +65,7 @@ class TeacherGuard:
     """Mixed in before an agent-loop worker of verl's."""
 
     config: DictConfig
+    distillation_enabled: bool
     teacher_key: str
     teacher_server_manager: Any
 
@@ -96,7 +96,7 @@ class TeacherGuard:
             TeacherError: the row has no teacher, or it failed and ``on_teacher_failure=stop``; the
                 trainer is told before.
         """
-        if validate:
+        if validate or not self.distillation_enabled:
             return
         rule = self._ext_rule
         teacher = await self._ext_teacher_of(sample_kwargs or {})
@@ -108,9 +108,9 @@ class TeacherGuard:
                 rule.timeout_s,
             )
         except FAILURES as error:
-            failure = in_words(error, rule)
+            failure = in_words(error, f"no answer within {rule.timeout_s:g} s ({KEY}.timeout_s)")
             if rule.on_teacher_failure == "stop":
-                await self._ext_stop(self._ext_failed(teacher, failure), error)
+                await stop(TeacherError(self._ext_failed(teacher, failure)), error)
             fields = self._ext_no_log_probs(len(prompt_ids) + len(response_ids))
             output.extra_fields.update(fields)
             report = Report(teacher, len(response_ids), failure=failure)
@@ -130,17 +130,11 @@ class TeacherGuard:
         try:
             return str(self.teacher_server_manager._resolve_teacher_key(label))
         except ValueError as error:
-            await self._ext_stop(
+            message = (
                 f"no teacher for {self.teacher_key}={label!r}: "
-                f"distillation.teacher_models has {', '.join(self._ext_models())}",
-                error,
+                f"distillation.teacher_models has {', '.join(self._ext_models())}"
             )
-            raise AssertionError from error  # unreachable
-
-    async def _ext_stop(self, message: str, cause: BaseException) -> None:
-        """Tells the trainer, which looks at the queue while it waits for rollouts, and gives up."""
-        await tq.async_kv_put(key="teacher", partition_id=STOPPED, tag={"error": message})
-        raise TeacherError(message) from cause
+            await stop(TeacherError(message), error)
 
     def _ext_failed(self, teacher: str, failure: str) -> str:
         return (
@@ -160,13 +154,3 @@ class TeacherGuard:
             "teacher_ids": torch.zeros(length, width, dtype=torch.int32),
             "teacher_logprobs": torch.zeros(length, width),
         }
-
-
-def in_words(error: BaseException, rule: Teacher) -> str:
-    """One line about a failure: its kind, and the first line of what it says."""
-    if isinstance(error, asyncio.TimeoutError):
-        return f"no answer within {rule.timeout_s:g} s ({KEY}.timeout_s)"
-    if isinstance(error, RayTaskError):
-        error = error.cause or error
-    first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

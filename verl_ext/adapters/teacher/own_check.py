@@ -6,8 +6,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.sections import read
 from verl_ext.adapters.teacher import own_lengths
-from verl_ext.adapters.teacher.sections import read
 from verl_ext.adapters.teacher.settings import OWN_SOURCES, Plan, Teacher
 from verl_ext.self_teaching.choice import Rules
 from verl_ext.self_teaching.texts import Texts

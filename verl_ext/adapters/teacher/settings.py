@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from verl_ext.adapters.teacher.sections import one_of, read
+from verl_ext.adapters.sections import one_of, read
 from verl_ext.catalog import MIXERS
 from verl_ext.losses.divergence_math import DivergenceKind
 

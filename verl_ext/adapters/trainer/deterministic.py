@@ -4,94 +4,18 @@ Every request gets a seed of its own, so it does not matter which server answers
 whatever finishes when, batches hold their rows in the order in which the prompts were asked.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
-import ray
-import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from tensordict import TensorDict
-from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.tensordict_utils import assign_non_tensor_stack
-from verl.workers.rollout.llm_server import LLMServerClient
 
-from verl_ext.adapters.trainer import state_file
+from verl_ext.adapters.rollout.seeds import SeededClient, derived_seed
+from verl_ext.adapters.trainer import our_workers, state_file
 from verl_ext.adapters.trainer.stage import Stage, settings
-
-SEED = "verl_ext_seed"
-
-
-def derived_seed(*parts: object) -> int:
-    """A seed in [0, 2^63) from anything with a stable text; unlike ``hash``, alike everywhere."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-class SeededClient(LLMServerClient):
-    """Gives each request of a session, one a turn, a seed of its own."""
-
-    async def generate(
-        self, request_id: Any, *, prompt_ids: Any, sampling_params: dict[str, Any], **kwargs: Any
-    ) -> Any:
-        """As verl's; a turn is told by the length of what it continues."""
-        if "seed" in sampling_params:
-            seed = derived_seed(sampling_params["seed"], len(prompt_ids))
-            sampling_params = {**sampling_params, "seed": seed}
-        return await super().generate(
-            request_id, prompt_ids=prompt_ids, sampling_params=sampling_params, **kwargs
-        )
-
-
-class SeededWorker(AgentLoopWorkerTQ.__ray_actor_class__):  # type: ignore[misc,name-defined]
-    """Hands a session's seed to its agent loop, as one of the sampling parameters."""
-
-    # Ray copies inherited methods into the actor's class, and verl's __init__ does not survive
-    # that: its ``super()`` names a class that ``ray.remote`` hides from look-up by name.
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-
-    async def _run_agent_loop(
-        self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any
-    ) -> Any:
-        seed = derived_seed(int(kwargs.pop(SEED)), kwargs["session_id"])
-        return await super()._run_agent_loop(
-            {**sampling_params, "seed": seed}, trajectory, **kwargs
-        )
-
-
-class SeededManager(AgentLoopManagerTQ):
-    """Seeds every prompt by run seed, step, data index, and its turn where an index comes again.
-
-    Attributes:
-        position: of each prompt asked for in this step or validation, by its id.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self.agent_loop_workers_class = ray.remote(SeededWorker)
-        self.position: dict[str, int] = {}
-        self._occasion: tuple[Any, ...] = ()
-        self._turns: Counter[str] = Counter()
-
-    def generate_sequences(self, prompts: TensorDict) -> None:
-        """As verl's, with a field more."""
-        occasion = (prompts["global_steps"], "validate" in prompts)
-        if occasion != self._occasion:
-            self._occasion, self.position = occasion, {}
-            self._turns.clear()
-        seeds = []
-        for uid, index in zip(prompts["uid"], map(str, prompts["index"]), strict=True):
-            self.position[uid] = len(self.position)
-            seeds.append(derived_seed(self.config.data.seed, *occasion, index, self._turns[index]))
-            self._turns[index] += 1
-        prompts[SEED] = torch.tensor(seeds)
-        super().generate_sequences(prompts)
-
-
-MANAGER = f"{__name__}.{SeededManager.__name__}"
 
 
 def in_order(buffer: Any, position: Callable[[str], int]) -> None:
@@ -146,8 +70,7 @@ class Deterministic(Stage):
         self._ext_prompts = 0
         if self.ext_deterministic:
             state_file.seed_generators(config.data.seed)
-            with open_dict(config):
-                config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = MANAGER
+            our_workers.choose(config, "algorithm.verl_ext.deterministic hands out seeds")
         super().__init__(config)  # type: ignore[call-arg]
 
     def _build_replay_buffer(self) -> Any:

@@ -1,27 +1,20 @@
 """Teacher servers seen from the trainer: a failure stops the run, and metrics say who taught."""
 
 from collections import Counter
-from functools import wraps
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import need_teacher_policy
 
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
-from verl_ext.adapters.rollout.teacher_server import KEY, REPORT, STOPPED, TeacherError
+from verl_ext.adapters.rollout.stopping import stop_when_told
+from verl_ext.adapters.rollout.teacher_server import KEY, REPORT
 from verl_ext.adapters.sessions import sessions
-from verl_ext.adapters.trainer import deterministic
+from verl_ext.adapters.trainer import our_workers
 from verl_ext.adapters.trainer.stage import Stage
-
-# Which manager of ours takes the place of the one that is asked for. By name: a process of Ray's
-# may import that module first, which then comes to import this one.
-MANAGERS = {
-    None: "verl_ext.adapters.rollout.TaughtManager",
-    deterministic.MANAGER: "verl_ext.adapters.rollout.SeededTaughtManager",
-}
 
 
 class TeacherServers(Stage):
@@ -31,7 +24,7 @@ class TeacherServers(Stage):
         self.ext_servers = bool(need_teacher_policy(config))
         self._ext_announced: set[str] = set()
         if self.ext_servers:
-            _choose_manager(config)
+            our_workers.choose(config, "distillation.enabled: teacher servers are looked after")
         super().__init__(config)  # type: ignore[call-arg]
 
     def _init_dataloader(self) -> None:
@@ -98,19 +91,6 @@ class TeacherServers(Stage):
                 )
 
 
-def _choose_manager(config: DictConfig) -> None:
-    agent = config.actor_rollout_ref.rollout.agent
-    chosen = agent.get("agent_loop_manager_class")
-    if chosen not in MANAGERS:
-        raise SettingsError(
-            f"distillation.enabled: verl-ext looks after teacher servers in an agent-loop manager "
-            f"of its own, and {chosen} is asked for. Add: actor_rollout_ref.rollout.agent."
-            "agent_loop_manager_class=null, or a stock trainer: trainer.v1.trainer_mode=sync"
-        )
-    with open_dict(config):
-        agent.agent_loop_manager_class = MANAGERS[chosen]
-
-
 def require_teachers(distillation: DictConfig, frame: Any) -> None:
     """Refuses training data with prompts that no teacher is for.
 
@@ -135,20 +115,3 @@ def require_teachers(distillation: DictConfig, frame: Any) -> None:
                 f"{column}={value!r}. There are: {', '.join(map(repr, keys))}. "
                 f"Add: +distillation.teacher_models.NAME.key={value}, with its model_path"
             )
-
-
-def stop_when_told(buffer: Any) -> None:
-    """Lets a replay buffer raise what a rollout worker has left in the queue.
-
-    Args:
-        buffer: verl's; it reads the whole queue's tags each time it looks.
-    """
-    look = buffer._sync_metadata_from_transfer_queue
-
-    @wraps(look)
-    def look_and_stop() -> None:
-        look()
-        for told in (buffer.partitions.get(STOPPED) or {}).values():
-            raise TeacherError(told["error"])
-
-    buffer._sync_metadata_from_transfer_queue = look_and_stop

@@ -1,0 +1,78 @@
+"""Refuses a reference-probability reward that could not be given, or settings without effect."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from verl_ext.adapters.errors import SettingsError, refuse_unknown
+from verl_ext.adapters.reference_probability.settings import (
+    KEY,
+    ReferenceProbability,
+    reference_probability,
+)
+from verl_ext.adapters.teacher.settings import rewarded_estimator
+from verl_ext.catalog import ADVANTAGES
+
+SECTION = "algorithm.verl_ext.group_reward"
+SERVERS = ("vllm", "sglang")  # those whose answers carry a prompt's log-probs
+
+
+def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
+    """Refuses what would fail or have no effect.
+
+    Args:
+        config: verl's whole configuration.
+        settings: its subtree ``algorithm.verl_ext``.
+
+    Raises:
+        SettingsError: names the key, the nearest valid name and the line to type.
+    """
+    refuse_unknown(SECTION, settings.get("group_reward") or {}, ["reference_probability"])
+    wanted = reference_probability(config)
+    if wanted is None:
+        return
+    wanted.rule()
+    weights = [wanted.weights_of(source) for source in ("default", *wanted.weights)]
+    if not any(one.probability for one in weights):
+        raise SettingsError(
+            f"{KEY}.weights gives the probability no weight anywhere, so the section has no "
+            f"effect. Remove it: '~{KEY}'"
+        )
+    _check_estimator(config)
+    _check_servers(config, wanted)
+    _check_other_rewards(config, wanted)
+
+
+def _check_estimator(config: DictConfig) -> None:
+    name = rewarded_estimator(config)
+    if name in ADVANTAGES and ADVANTAGES[name].binary_outcomes:
+        raise SettingsError(
+            f"'{name}' needs outcomes of 0 or 1, and {KEY} gives probabilities. "
+            "Add: algorithm.adv_estimator=grpo"
+        )
+
+
+def _check_servers(config: DictConfig, wanted: ReferenceProbability) -> None:
+    name = config.actor_rollout_ref.rollout.name
+    if wanted.mode == "rollout" and name not in SERVERS:
+        raise SettingsError(
+            f"{KEY}.mode=rollout asks the policy's servers, and actor_rollout_ref.rollout.name="
+            f"{name} does not tell a prompt's log-probs. Add: {KEY}.mode=trainer"
+        )
+
+
+def _check_other_rewards(config: DictConfig, wanted: ReferenceProbability) -> None:
+    model = config.reward.reward_model
+    if model.enable and not model.enable_resource_pool:
+        raise SettingsError(
+            "reward.reward_model shares the policy's devices, so verl scores the whole batch "
+            f"after sampling, over what {KEY} has given. "
+            "Add: reward.reward_model.enable_resource_pool=true"
+        )
+    filtered = (config.algorithm.get("filter_groups") or {}).get("enable")
+    if wanted.mode == "trainer" and filtered:
+        raise SettingsError(
+            f"algorithm.filter_groups.enable needs rewards while responses are sampled, and "
+            f"{KEY}.mode=trainer gives them afterwards. Add: {KEY}.mode=rollout"
+        )

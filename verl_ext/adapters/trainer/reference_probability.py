@@ -1,0 +1,232 @@
+"""The reference-probability reward in the trainer: what is pending, what is missing, metrics."""
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
+from functools import wraps
+from statistics import fmean
+from typing import Any
+
+import transfer_queue as tq
+from omegaconf import DictConfig
+from transfer_queue import KVBatchMeta
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from verl_ext.adapters.reference_probability.report import (
+    REPORT,
+    Pending,
+    Report,
+    extra_info,
+    total,
+)
+from verl_ext.adapters.reference_probability.settings import KEY
+from verl_ext.adapters.rollout.reference_probability import UNSCORED, ScoringError
+from verl_ext.adapters.rollout.stopping import stop_when_told
+from verl_ext.adapters.sessions import sessions
+from verl_ext.adapters.trainer import our_workers
+from verl_ext.adapters.trainer.base_scores import BaseScored
+from verl_ext.reward_fns.splice import Outcome, outcome_counts
+
+METRIC = "verl_ext/reference_probability"
+SCORED = (Outcome.OK.value, Outcome.INVALID_FORMAT.value)
+ALONE = "alone"  # scored, but all its siblings are not: it has no baseline
+UNSCORED_NAMES = [name for name in outcome_counts([]) if name not in SCORED] + [ALONE]
+
+
+class ReferenceRewards(BaseScored):
+    """What ``algorithm.verl_ext.group_reward.reference_probability`` asks of the trainer."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self._ext_unscored: Counter[str] = Counter()
+        super().__init__(config)
+        # After it: the workers are chosen before they are made, and BaseScored reads the section.
+        if self.ext_reference is not None:
+            our_workers.choose(config, f"{KEY} rewards responses as they are sampled")
+
+    def _build_replay_buffer(self) -> Any:
+        buffer = super()._build_replay_buffer()  # type: ignore[misc]
+        if self.ext_reference is not None:
+            stop_when_told(buffer)
+            note_unscored(buffer, self._ext_note)
+        return buffer
+
+    def _ext_note(self, outcomes: list[str], rows: int) -> None:
+        """Remembers what the batch in hand is without."""
+        self._ext_unscored = Counter(outcomes)
+        if outcomes and not rows:
+            raise ScoringError(f"{KEY}: no response could be scored: {_in_words(outcomes)}")
+        if outcomes:
+            print(
+                f"[verl_ext] step {self.global_steps}: {len(outcomes)} of {len(outcomes) + rows} "
+                f"responses have no reward and are left out: {_in_words(outcomes)}"
+            )
+
+    def _balance_batch(self, batch: KVBatchMeta, *rest: Any, **more: Any) -> KVBatchMeta:
+        """As verl's; before it, every row has a reward and every group a baseline."""
+        if self.ext_reference is not None and batch.partition_id == "train":
+            if self.ext_reference.mode == "trainer":
+                batch = self._ext_scored(batch)
+            if self._ext_unscored and self.config.actor_rollout_ref.rollout.n > 1:
+                alone = _alone(batch)
+                self._ext_unscored[ALONE] += len(alone)
+                batch = self._ext_without(batch, alone)
+        return super()._balance_batch(batch, *rest, **more)  # type: ignore[misc]
+
+    def _ext_scored(self, batch: KVBatchMeta) -> KVBatchMeta:
+        """Asks the engine about the pending responses; those it cannot score are left out."""
+        assert self.ext_reference is not None
+        rule = self.ext_reference.rule()
+        data = tq.kv_batch_get(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=["extra_fields", "prompts", "rm_scores"],
+        )
+        extra = [dict(_plain(value)) for value in data["extra_fields"]]
+        prompts, rewards = (
+            data["prompts"].unbind(),
+            [row.clone() for row in data["rm_scores"].unbind()],
+        )
+        reports = {
+            n: Report(**fields[REPORT]) for n, fields in enumerate(extra) if REPORT in fields
+        }
+        waiting = {n: Pending(**report.pending) for n, report in reports.items() if report.pending}
+        if not waiting:
+            return batch
+        told = self.ext_actor_log_probs(
+            [
+                self.ext_reading(prompts[n].tolist(), pending.token_ids)
+                for n, pending in waiting.items()
+            ]
+        )
+        outputs = sessions(batch.keys, batch.tags).outputs.tolist()
+        siblings = {n: [m for m in row if m >= 0] for row in outputs for n in row if n >= 0}
+        failed: list[int] = []
+        for (n, pending), values in zip(waiting.items(), told, strict=True):
+            of_reference = [
+                v for v, own in zip(values.tolist(), pending.reference, strict=True) if own
+            ]
+            parts = rule.parts(pending.response, Outcome.OK, of_reference, pending.base)
+            if not parts.scored:
+                failed += siblings[n]
+                self._ext_unscored[parts.outcome.value] += 1
+                continue
+            report = replace(reports[n], parts=asdict(parts), pending=None)
+            for output in siblings[n]:
+                rewards[output][-1] = total(report)
+                info = extra[output].get("reward_extra_info") or {}
+                extra[output]["reward_extra_info"] = info | extra_info(report)
+            extra[n][REPORT] = asdict(report)
+        rows = [
+            {"rm_scores": reward, "extra_fields": fields}
+            for reward, fields in zip(rewards, extra, strict=True)
+        ]
+        fields = list_of_dict_to_tensordict(rows)
+        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+        if failed:
+            print(
+                f"[verl_ext] step {self.global_steps}: {len(failed)} of {len(batch)} rows have no "
+                f"reward and are left out: {_in_words(list(self._ext_unscored.elements()))}"
+            )
+        return self._ext_without(batch, failed)
+
+    def _ext_without(self, batch: KVBatchMeta, rows: list[int]) -> KVBatchMeta:
+        """The batch without some of its rows, which leave the queue too."""
+        if not rows:
+            return batch
+        gone = {batch.keys[row] for row in rows}
+        tq.kv_clear(keys=sorted(gone), partition_id=batch.partition_id)
+        left = [key for key in batch.keys if key not in gone]
+        if not left:
+            outcomes = list(self._ext_unscored.elements())
+            raise ScoringError(f"{KEY}: no response could be scored: {_in_words(outcomes)}")
+        return batch.select_keys(left)
+
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict[str, Any], *rest: Any, **more: Any
+    ) -> None:
+        """Past verl's aggregation over sub-batches, which reads meaning into names."""
+        super()._compute_metrics(batch, metrics, *rest, **more)  # type: ignore[misc]
+        if self.ext_reference is not None:
+            metrics.update(self._ext_reward_metrics(batch))
+
+    def _ext_reward_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
+        extra = self.ext_batch.get(batch, ["extra_fields"])["extra_fields"]
+        last = sessions(batch.keys, batch.tags).last.tolist()
+        found = [report for row in last if (report := _plain(extra[row]).get(REPORT))]
+        parts = [report["parts"] for report in found]
+        valid = [one for one in parts if Outcome(one["outcome"]) is Outcome.OK]
+        unscored, asked = self._ext_unscored, len(parts) + self._ext_unscored.total()
+        result = {f"{METRIC}/asked": len(parts) / max(len(last), 1)}
+        if parts:
+            result |= {
+                f"{METRIC}/{name}": fmean(one[name] for one in parts)
+                for name in ("gain", "format", "repetition")
+            }
+            result[f"{METRIC}/invalid_format"] = 1 - len(valid) / len(parts)
+        if valid:
+            result |= {
+                f"{METRIC}/{name}": fmean(float(one[name]) for one in valid)
+                for name in ("probability", "base", "below_base")
+            }
+        verified = [report["verifier"] for report in found if report["verifier"] is not None]
+        if verified:
+            result[f"{METRIC}/verifier"] = fmean(verified)
+        result |= {
+            f"{METRIC}/unscored/{name}": unscored[name] / max(asked, 1) for name in UNSCORED_NAMES
+        }
+        if self.ext_bases is not None:
+            result[f"{METRIC}/base_cache_hits"] = self.ext_bases.hits / max(len(self.ext_bases), 1)
+        return result
+
+
+def note_unscored(buffer: Any, note: Callable[[list[str], int], None]) -> None:
+    """Tells, for each training batch, what became of responses that are not in it.
+
+    Args:
+        buffer: verl's replay buffer.
+        note: called with the outcomes of the batch's prompts, and the number of its rows.
+    """
+    select, materialize = buffer._select_prompt_uids, buffer._materialize_batch
+
+    def put_down(uids: Collection[str]) -> dict[str, str]:
+        """Outcomes by key, of those prompts."""
+        there = buffer.partitions.get(UNSCORED) or {}
+        return {key: tag["outcome"] for key, tag in there.items() if tag["uid"] in uids}
+
+    @wraps(select)
+    def select_and_note(partition: str, *rest: Any, **more: Any) -> Any:
+        uids, rows, steps = select(partition, *rest, **more)
+        if partition == "train":
+            wanted = set(uids)
+            count = sum(key.split("_")[0] in wanted for key in rows)
+            note(list(put_down(wanted).values()), count)
+        return uids, rows, steps
+
+    @wraps(materialize)
+    def materialize_and_clear(partition: str, uids: Any, rows: Any) -> Any:
+        if partition == "train":
+            waiting = buffer.prompt_global_steps[partition].keys() - set(uids)
+            there = buffer.partitions.get(UNSCORED) or {}
+            done = there.keys() - put_down(waiting)  # of this batch, and of prompts filtered out
+            if done:
+                tq.kv_clear(keys=sorted(done), partition_id=UNSCORED)
+        return materialize(partition, uids, rows)
+
+    buffer._select_prompt_uids, buffer._materialize_batch = select_and_note, materialize_and_clear
+
+
+def _alone(batch: KVBatchMeta) -> list[int]:
+    """Rows of the groups of which one session is left: without a second there is no baseline."""
+    of_group: dict[str, set[str]] = {}
+    for key in batch.keys:
+        uid, session, _ = key.split("_")
+        of_group.setdefault(uid, set()).add(session)
+    return [n for n, key in enumerate(batch.keys) if len(of_group[key.split("_")[0]]) == 1]
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "data", value)
+
+
+def _in_words(outcomes: list[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in Counter(outcomes).most_common())
