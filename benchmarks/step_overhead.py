@@ -1,11 +1,19 @@
 """What our stages cost in a training step, beside verl's stock trainer in the same run.
 
-    python benchmarks/step_overhead.py [--pairs 40] [--parts] [--engine dp|megatron]
+    python benchmarks/step_overhead.py [--pairs 40] [--what NAME] [--engine dp|megatron]
 
-One run of the toy world on the CPU. Its steps come in pairs, one by verl's ``PPOTrainerSync``, one
-by ``verl_ext.sync``, both with ``grpo``; which of the two comes first alternates. With ``--parts``
-ours has ``task_norm``, the AEPO mask and the metrics of each task. All steps have the same prompts
-and the learning rate is 0, so neither they nor the responses' lengths drift. A step's time is from
+One run of the toy world on the CPU. Its steps come in pairs, one by verl's ``PPOTrainerSync`` with
+``grpo``, one by ``verl_ext.sync`` with what is asked for; which of the two comes first alternates.
+
+nothing      grpo too: what the trainer itself costs
+parts        ``task_norm``, the AEPO mask and the metrics of each task
+sdpo_token   ``+paper=sdpo`` as an advantage, ``source=self``: a forward pass over the teacher's
+             sequences more
+sdpo_logits  ``+paper=sdpo``, ``source=self``: that, and one over the policy's for its likely tokens
+sdpo_ema     ``+paper=sdpo`` as it is: the same with averaged weights
+
+All steps have the same prompts and the learning rate is 0, so neither they nor the responses'
+lengths drift. A step's time is from
 its beginning to the beginning of the next: logging and clean-up are part of it.
 
 Two answers, each the median over the pairs with its 95 % interval (order statistics, so no
@@ -16,7 +24,8 @@ assumption on the distribution):
 * the time spent in functions of ours during a step of ours, less what verl's functions take that
   they override and call, as a share of the stock step beside it.
 
-Acceptance: the second median is at most 0.02.
+Acceptance: the second median is at most 0.02 for ``parts``; the first at most 1.4 for
+``sdpo_token`` and 1.8 for ``sdpo_logits``.
 """
 
 import argparse
@@ -37,10 +46,25 @@ from verl_ext.post_import import when_imported
 
 TIMES = "VERL_EXT_STEP_TIMES"
 WARM_UP = 2  # steps, before the first pair
+SELF = "algorithm.verl_ext.teacher.source=self"
+DIVERGENCE = "algorithm.verl_ext.divergence"
+WHAT = {
+    "nothing": ["algorithm.adv_estimator=grpo"],
+    "parts": ["+paper=[task_norm,aepo]"],
+    "sdpo_token": [
+        "+paper=sdpo",
+        SELF,
+        f"{DIVERGENCE}=null",
+        "algorithm.verl_ext.advantage.coef=1",
+    ],
+    "sdpo_logits": ["+paper=sdpo", SELF],
+    "sdpo_ema": ["+paper=sdpo"],
+}
 
 
 def register(_: ModuleType) -> None:
     """Registers the alternating trainer, in the processes of the run that import trainers."""
+    import ray
     from omegaconf import open_dict
     from verl.trainer.ppo.v1 import PPOTrainerSync
     from verl.trainer.ppo.v1.trainer_base import register_trainer
@@ -60,6 +84,10 @@ def register(_: ModuleType) -> None:
             self.__class__ = Ours if ours else Stock
             with open_dict(self.config):
                 self.config.algorithm.adv_estimator = self.bench_estimator if ours else "grpo"
+            if self.bench_switches:
+                ray.get(
+                    [w.__ray_call__.remote(switch, ours) for w in self.actor_rollout_wg.workers]
+                )
             super().on_step_begin()
 
     @register_trainer("alternating")
@@ -68,10 +96,23 @@ def register(_: ModuleType) -> None:
 
         def __init__(self, config) -> None:
             self.bench_estimator = str(config.algorithm.adv_estimator)
+            self.bench_switches = bool(config.algorithm.verl_ext.get("divergence"))
             super().__init__(config)
 
     class Stock(Alternating, PPOTrainerSync):
         """verl's own."""
+
+
+def switch(process, ours: bool) -> None:
+    """Gives a worker our loss or verl's, in its process of Ray's."""
+    from verl.workers.utils.losses import ppo_loss
+
+    for worker in process.worker_dict.values():
+        if not hasattr(worker, "bench_loss"):
+            worker.bench_loss = worker._ext_loss
+            worker.verl_loss = functools.partial(ppo_loss, config=worker._ext_loss.config)
+        worker._ext_loss = worker.bench_loss if ours else None
+        worker.actor.set_loss_fn(worker.bench_loss if ours else worker.verl_loss)
 
 
 class Clock:
@@ -132,7 +173,7 @@ def interval(values: list[float]) -> tuple[float, float]:
     return ordered[rank], ordered[-1 - rank]
 
 
-def run(pairs: int, engine: str, parts: bool, folder: Path) -> list[tuple[bool, float, float]]:
+def run(pairs: int, engine: str, what: str, folder: Path) -> list[tuple[bool, float, float]]:
     """Runs verl; returns of each step whose it was, its seconds, and those in functions of ours."""
     times = folder / "times.jsonl"
     environment = {
@@ -143,7 +184,7 @@ def run(pairs: int, engine: str, parts: bool, folder: Path) -> list[tuple[bool, 
     }
     command = [
         *(sys.executable, "-m", "verl.trainer.main_ppo", f"model_engine={engine}"),
-        *(["+paper=[task_norm,aepo]"] if parts else ["algorithm.adv_estimator=grpo"]),
+        *WHAT[what],
         *("+scale=cpu", "algorithm.verl_ext.deterministic=false"),
         *("data.train_max_samples=16", "data.shuffle=false", "trainer.total_epochs=1000"),
         *("trainer.v1.trainer_mode=alternating", f"hydra.run.dir={folder}"),
@@ -164,11 +205,11 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--parts", action="store_true", help="with estimator, mask and metrics")
+    parser.add_argument("--what", choices=WHAT, default="nothing", help="in our steps")
     parser.add_argument("--engine", choices=("dp", "megatron"), default="dp")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        steps = run(arguments.pairs, arguments.engine, arguments.parts, Path(folder))
+        steps = run(arguments.pairs, arguments.engine, arguments.what, Path(folder))
     ratios, shares = [], []
     for first, second in zip(steps[::2], steps[1::2], strict=True):
         ours, stock = (first, second) if first[0] else (second, first)
