@@ -60,13 +60,13 @@ class ReferenceGuard:
         return reference_probability(self.config)
 
     @cached_property
-    def _ext_rule(self) -> ReferenceReward:
+    def _ext_reward_rule(self) -> ReferenceReward:
         assert self._ext_reference is not None
         return self._ext_reference.rule()
 
     @cached_property
     def _ext_splicer(self) -> Splicer:
-        return Splicer(self.tokenizer, self._ext_rule.tags)
+        return Splicer(self.tokenizer, self._ext_reward_rule.tags)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
         """As verl's, with a reward of ours; a response without one is put down as unscored."""
@@ -108,7 +108,7 @@ class ReferenceGuard:
             pending = Pending(opened + response, spliced.token_ids, spliced.reference_mask, base)
             report, reward = Report(asdict(weights), verifier, pending=asdict(pending)), 0.0
         else:
-            parts = self._ext_rule.parts(opened + response, spliced.outcome, log_probs, base)
+            parts = self._ext_reward_rule.parts(opened + response, spliced.outcome, log_probs, base)
             if not parts.scored:
                 return parts.outcome
             report = Report(asdict(weights), verifier, parts=asdict(parts))

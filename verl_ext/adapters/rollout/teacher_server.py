@@ -70,7 +70,7 @@ class TeacherGuard:
     teacher_server_manager: Any
 
     @cached_property
-    def _ext_rule(self) -> Teacher:
+    def _ext_teacher_rule(self) -> Teacher:
         return rules(self.config)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
@@ -98,7 +98,7 @@ class TeacherGuard:
         """
         if validate or not self.distillation_enabled:
             return
-        rule = self._ext_rule
+        rule = self._ext_teacher_rule
         teacher = await self._ext_teacher_of(sample_kwargs or {})
         try:
             await asyncio.wait_for(
