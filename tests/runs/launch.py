@@ -8,7 +8,12 @@ import subprocess
 import sys
 
 PYTHON = sys.executable
-CLOCKS = ("timing_s/", "timing_per_token_ms/", "perf/", "/seconds")  # metrics that measure the machine
+CLOCKS = (
+    "timing_s/",
+    "timing_per_token_ms/",
+    "perf/",
+    "/seconds",
+)  # metrics that measure the machine
 
 
 def train(folder, *overrides, timeout=1200):

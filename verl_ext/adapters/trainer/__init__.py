@@ -14,6 +14,7 @@ from verl_ext.adapters.trainer.deterministic import Deterministic
 from verl_ext.adapters.trainer.learning import Learning
 from verl_ext.adapters.trainer.on_logits import OnLogits
 from verl_ext.adapters.trainer.pass_at_k import PassAtK
+from verl_ext.adapters.trainer.resampling import Resampling
 from verl_ext.adapters.trainer.sampling import Sampling
 from verl_ext.adapters.trainer.task_metrics import TaskMetrics
 from verl_ext.adapters.trainer.teacher_server import TeacherServers
@@ -27,6 +28,7 @@ class VerlExtTrainer(
     Deterministic,
     TestTime,
     Learning,
+    Resampling,
     OnLogits,
     Teaching,
     TeacherServers,
