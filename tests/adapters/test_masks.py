@@ -106,10 +106,9 @@ def test_a_mask_that_acts_before_there_is_a_batch_is_no_part_of_the_chain():
 
 def test_the_end_of_a_step_reaches_the_masks_that_ask_for_it():
     made = masks.MaskChain({"aepo": {}, "std_filter": {"mode": "mask"}})
-    fields = {"rewards": torch.tensor([0.0, 2**0.5]), "group_ids": ["a", "a"]}
-    fields["entropy"] = torch.full((2, 1), 0.5)
-    for _ in range(2):  # two updates of a step
-        made(torch.ones(2, 1), torch.ones(2, 1), fields)
+    fields = {"rewards": torch.tensor([0.0, 2**0.5]), "entropy": torch.full((2, 1), 0.5)}
+    for prompt in "ab":  # two updates of a step
+        made(torch.ones(2, 1), torch.ones(2, 1), fields | {"group_ids": [prompt, prompt]})
     metrics, news = made.end_step(7)
     assert metrics == {
         "verl_ext/std_filter/threshold": 0.0,

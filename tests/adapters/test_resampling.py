@@ -5,6 +5,7 @@ instead of hanging it.
 """
 
 import copy
+import functools
 import random
 import statistics
 
@@ -90,28 +91,38 @@ class World:
         return [self.spreads[self.position[uid] % len(self.spreads)] for uid in uids]
 
 
+@functools.cache
+def composed():
+    """The overlay's configuration; composing takes seconds."""
+    from hydra import compose, initialize_config_module
+
+    overrides = ["+paper=std_filter", "+scale=cpu", "algorithm.adv_estimator=grpo"]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", overrides=overrides)
+
+
+def configured(deterministic, settings):
+    config = copy.deepcopy(composed())
+    with open_dict(config):
+        config.data.train_batch_size = BATCH
+        config.trainer.v1.separate_async.parameter_sync_step = 2
+        config.actor_rollout_ref.rollout.nnodes = 1
+        config.actor_rollout_ref.actor.ppo_mini_batch_size = BATCH // 2
+        config.algorithm.verl_ext.deterministic = deterministic
+        config.algorithm.verl_ext.masks.std_filter.update(WARM | settings)
+    return config
+
+
 @pytest.fixture
-def made(verl_config, monkeypatch):
+def made(monkeypatch):
     """A trainer of ours, made by verl's own __init__, over a world."""
 
-    def make(world, mode="sync", *overrides, **settings):
+    def make(world, trainer_mode="sync", *, deterministic=False, **settings):
         for name in ("kv_list", "kv_batch_put", "kv_clear", "kv_batch_get"):
             monkeypatch.setattr(tq, name, getattr(world, name))
-        config = verl_config(
-            "+paper=std_filter",
-            "+scale=cpu",
-            "algorithm.adv_estimator=grpo",
-            f"data.train_batch_size={BATCH}",
-            "algorithm.verl_ext.deterministic=false",
-            *overrides,
-        )
-        with open_dict(config):
-            config.algorithm.verl_ext.masks.std_filter.update(WARM | settings)
-        made_by_name = get_trainer_cls(f"verl_ext.{mode}")
-        monkeypatch.setattr(
-            made_by_name, "_next_train_batch", lambda self, n=BATCH: world.prompts(n)
-        )
-        trainer = made_by_name(config)
+        trainer_class = get_trainer_cls(f"verl_ext.{trainer_mode}")
+        monkeypatch.setattr(trainer_class, "_next_train_batch", lambda _, n=BATCH: world.prompts(n))
+        trainer = trainer_class(configured(deterministic, settings))
         trainer.agent_loop_manager = world
         trainer.replay_buffer._wait_for_next_poll = world.poll
         trainer.global_steps, trainer.sampled = 1, []
@@ -154,7 +165,7 @@ def test_one_key_makes_verl_filter_and_fetch_prompts_one_by_one(made):
     assert trainer.config.algorithm.filter_groups.enable
     assert buffer.filter_groups_metric == "reward"
     assert (buffer.gen_batch_size, buffer.train_batch_size) == (1, BATCH)
-    masked = made(World(), "sync", mode="mask")
+    masked = made(World(), mode="mask")
     assert not masked.config.algorithm.filter_groups.enable
     assert masked.replay_buffer.filter_groups_metric is None
 
@@ -163,7 +174,7 @@ def test_prompts_below_the_threshold_are_replaced_until_the_batch_is_full(made):
     # 1, .2, 3 and .6 have the mean 1.2, which is the threshold of step 2 (β = 1). Of 0, 2, .9 and
     # 1.5 two are below it: verl asks for four more, 1, .2, 3 and .6, of which 3 passes; three
     # are below, so six more: 0, 2, .9, 1.5, 1, .2, of which the oldest that pass fill the batch.
-    trainer = made(World(), "sync", "algorithm.verl_ext.deterministic=true")
+    trainer = made(World(), "sync", deterministic=True)
     first, second = train(trainer, 2)
     assert trainer.sampled[0] == [1.0, 0.2, 3.0, 0.6]
     assert ours(first) == {
@@ -188,7 +199,7 @@ def test_prompts_below_the_threshold_are_replaced_until_the_batch_is_full(made):
 def test_a_deterministic_run_does_not_depend_on_who_finishes_when(made, seed):
     runs = []
     for draw in (0, seed + 1):
-        trainer = made(World(draw), "sync", "algorithm.verl_ext.deterministic=true")
+        trainer = made(World(draw), "sync", deterministic=True)
         runs.append(([ours(m) for m in train(trainer, 5)], trainer.sampled))
     assert runs[0] == runs[1]
 
@@ -196,10 +207,9 @@ def test_a_deterministic_run_does_not_depend_on_who_finishes_when(made, seed):
 @pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_batch_is_full_and_of_prompts_that_passed_when_they_were_judged(made, mode, seed):
-    overrides = ["trainer.v1.separate_async.parameter_sync_step=2"] if "sep" in mode else []
     world = World(seed)
-    trainer = made(world, mode, *overrides, decay=1.0)  # the threshold stays 1.2, or near it
-    updates = 2 if "sep" in mode else 1
+    trainer = made(world, mode, decay=1.0)  # the threshold stays that of the warm-up
+    updates = 2 if mode == "separate_async" else 1
     found = train(trainer, 6)
     assert [len(stds) for stds in trainer.sampled] == [BATCH // updates] * 6 * updates
     threshold = ours(found[1])["threshold"]
@@ -215,7 +225,7 @@ def test_every_batch_is_full_and_of_prompts_that_passed_when_they_were_judged(ma
 
 @pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])
 def test_a_prompt_is_judged_once_however_often_it_is_looked_at(made, mode):
-    trainer = made(World(), mode, decay=0.0)
+    trainer = made(World(), mode)
     world, buffer = trainer.agent_loop_manager, trainer.replay_buffer
     trainer._submit_batch_to_rollout(world.prompts(8))
     for uid in list(world.position):
@@ -225,10 +235,9 @@ def test_a_prompt_is_judged_once_however_often_it_is_looked_at(made, mode):
     first, second = train(trainer, 2)
     assert ours(first)["gen_batches"] == 2.0
     assert ours(first)["mean_std"] == pytest.approx(statistics.fmean(SPREADS))
-    # The rest of those eight was judged in the first step; step 2 counts the prompts new in it.
-    new = 8 + round(ours(second)["gen_batches"] * BATCH)
-    assert new <= world.asked
-    assert trainer.sampled[1] == SPREADS[4:]  # .0 among them: nothing was filtered when it came
+    # The other four were judged then: they are trained on, .0 too, and count nowhere again.
+    assert ours(second) == {"gen_batches": 0.0}
+    assert sorted(std for stds in trainer.sampled for std in stds) == sorted(SPREADS)
 
 
 @pytest.mark.parametrize("mode", ["sync", "colocate_async"])
@@ -272,16 +281,15 @@ def test_a_step_that_too_few_pass_stops_the_run_in_words(made):
 def test_a_batch_that_is_full_in_time_does_not(made):
     # Judged: 4, then twice the 3 that were dropped, then twice the 6: the 15th passes.
     spreads = [*[2.0] * BATCH, *[2.0, 0.5, 0.5, 0.5], *[0.5] * 6, *[0.5] * 3, *[2.0] * 9]
-    options = ("sync", "algorithm.verl_ext.deterministic=true")
-    trainer = made(World(spreads=spreads), *options, max_gen_batches=5)
+    trainer = made(World(spreads=spreads), "sync", deterministic=True, max_gen_batches=5)
     assert ours(train(trainer, 2)[1])["gen_batches"] == 22 / 4  # more than 5, and four passed
-    trainer = made(World(spreads=spreads), *options, max_gen_batches=2.5)
+    trainer = made(World(spreads=spreads), "sync", deterministic=True, max_gen_batches=2.5)
     with pytest.raises(NotEnoughSpreadError, match=r"1 of 10 prompts"):
         train(trainer, 2)
 
 
 def test_a_prompt_with_a_failed_response_is_verls_business(made):
-    trainer = made(World(failing=[5]), "sync", "algorithm.verl_ext.deterministic=true")
+    trainer = made(World(failing=[5]), "sync", deterministic=True)
     _, second = train(trainer, 2)
     seen = [0, 0.9, 1.5, 1, 0.2, 3, 0.6]  # the sixth prompt, of 2, is trained on and not judged
     assert trainer.sampled[1][0] == 2.0
@@ -291,15 +299,14 @@ def test_a_prompt_with_a_failed_response_is_verls_business(made):
 def test_the_tasks_of_multipliers_come_from_the_queue(made):
     # In step 2 the threshold is 1.2. Tripled, .9 passes (2.7), and .5 of 2 and 1.5 do not.
     multipliers = {"even": 3.0, "odd": 0.5}
-    options = ("sync", "algorithm.verl_ext.deterministic=true")
-    trainer = made(World(), *options, task_multipliers=multipliers)
+    trainer = made(World(), "sync", deterministic=True, task_multipliers=multipliers)
     train(trainer, 2)
     assert trainer.sampled[1][0] == 0.9
     assert {2.0, 1.5, 0.0, 0.2, 0.6}.isdisjoint(trainer.sampled[1])
 
 
 def test_the_mean_rewards_of_dropped_prompts_reach_verls_table(made):
-    trainer = made(World(), "sync", "algorithm.verl_ext.deterministic=true")
+    trainer = made(World(), "sync", deterministic=True)
     _, second = train(trainer, 2)
     counts = second["_dapo_filtered_reward_counts"]
     # 0, .9, 1, .2, .6 and 0, .9, 1, .2: half of that times √2, in hundredths.
