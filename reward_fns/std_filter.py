@@ -117,7 +117,7 @@ class StdFilter:
         step: int,
         rewards: Float[Tensor, " batch"] | Collection[float],
         group_ids: Collection[Hashable],
-    ) -> None:
+    ) -> float:
         """Takes a step's rewards into the threshold of the next one.
 
         Args:
@@ -125,6 +125,9 @@ class StdFilter:
             rewards: one per response of all prompts of the step, those filtered out included; no
                 padding rows.
             group_ids: one label per response, equal for responses to the same prompt.
+
+        Returns:
+            The step's own mean of s over its responses.
 
         Raises:
             ValueError: as :meth:`keep`; there are no rewards; the step is not later than the one
@@ -150,6 +153,7 @@ class StdFilter:
         if step > self.warmup_to and self._mean_std is not None:
             self._mean_std += (1 - self.decay) * (mean - self._mean_std)
         self._last_step = step
+        return mean
 
     def _factors(
         self, group_ids: Collection[Hashable], task_ids: Collection[Hashable] | None

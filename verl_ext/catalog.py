@@ -10,7 +10,7 @@ from typing import Any
 from verl_ext.advantage_fns.reverse_kl import reverse_kl
 from verl_ext.advantage_fns.task_norm import task_norm
 from verl_ext.advantage_fns.w_reinforce import w_reinforce
-from verl_ext.masks import aepo, zero_advantage
+from verl_ext.masks import aepo, std_filter, zero_advantage
 from verl_ext.sampling.stream import TaskBalancedStream
 
 
@@ -71,6 +71,8 @@ _OPD = "On-Policy Distillation"
 _OPD_URL = "https://thinkingmachines.ai/blog/on-policy-distillation/"
 _SDPO = "Reinforcement Learning via Self-Distillation"
 _SDPO_URL = "https://arxiv.org/abs/2601.20802"
+_RLPR = "RLPR: Extrapolating RLVR to General Domains without Verifiers"
+_RLPR_URL = "https://arxiv.org/abs/2506.18254"
 _OURS = "trainer.v1.trainer_mode=verl_ext.sync"
 
 ADVANTAGES: dict[str, Plugin] = {
@@ -132,6 +134,16 @@ MASKS: dict[str, Plugin] = {
         overlays=("aepo", "qwenlong_l15"),
         needs=("entropy",),
         requires="a verl_ext.* trainer, old log-probs from the trainer",
+    ),
+    "std_filter": Plugin(
+        function=std_filter.StdFilterMask,
+        title=_RLPR,
+        url=_RLPR_URL,
+        summary="prompts whose responses differ too little in reward are replaced, or masked",
+        line=f"+algorithm.verl_ext.masks.std_filter={{mode: resample}} {_OURS}",
+        overlays=("std_filter",),
+        needs=("rewards", "group_ids", "task_ids"),
+        requires="a verl_ext.* trainer, several responses a prompt",
     ),
     "zero_advantage": Plugin(
         function=zero_advantage.keep_mask,
@@ -233,5 +245,12 @@ PAPERS: dict[str, Paper] = {
         summary="mistakes do not teach while the policy is too uncertain",
         line=f"{_RUN} +paper=aepo +scale=cpu algorithm.adv_estimator=grpo",
         requires="an estimator with negative advantages, such as grpo",
+    ),
+    "std_filter": Paper(
+        title=_RLPR,
+        url=_RLPR_URL,
+        summary="prompts whose responses differ too little in reward are replaced by others",
+        line=f"{_RUN} +paper=std_filter +scale=cpu algorithm.adv_estimator=grpo",
+        requires="several responses a prompt, rewards as soon as they are sampled",
     ),
 }

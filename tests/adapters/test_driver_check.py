@@ -81,6 +81,69 @@ def test_what_is_typed_for_another_scale_or_task_is_refused(
         driver_check.check(config)
 
 
+STD = ("+paper=std_filter", "+scale=cpu", "algorithm.adv_estimator=grpo")
+FILTER = "algorithm.verl_ext.masks.std_filter"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([f"{FILTER}.mode=resampel"], r"std_filter: mode must be .*did you mean 'resample'"),
+        ([f"+{FILTER}.warmup_form=2"], r"unknown 'warmup_form', did you mean 'warmup_from'"),
+        ([f"{FILTER}.beta=-1"], r"std_filter: beta must be finite"),
+        ([f"{FILTER}.beta=low"], r"std_filter: "),
+        ([f"{FILTER}.decay=1.5"], r"std_filter: decay must be in"),
+        ([f"{FILTER}.warmup_to=5"], r"std_filter: warmup_from and warmup_to must be"),
+        ([f"{FILTER}.max_gen_batches=0.5"], r"std_filter: max_gen_batches must be"),
+        ([f"{FILTER}.task_multipliers={{math: 0}}"], r"task_multipliers\['math'\] must be > 0"),
+        ([f"{FILTER}.denominator=all"], r"denominator=all has no effect with mode=resample"),
+        ([f"{FILTER}.mode=mask", f"{FILTER}.max_gen_batches=3"], r"no effect with mode=mask"),
+        (
+            [f"{FILTER}.mode=mask", "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean"],
+            r"Add: actor_rollout_ref\.actor\.loss_agg_mode=token-mean",
+        ),
+        (["actor_rollout_ref.rollout.n=1"], r"there is one of each.*rollout\.n=8"),
+        (["algorithm.filter_groups.enable=true"], r"same job\. Add: .*filter_groups\.enable=false"),
+        (
+            ["reward.reward_model.enable=true"],
+            r"colocated reward model .*enable_resource_pool=true, or .*mode=mask",
+        ),
+        (
+            ["trainer.v1.sampler.custom_sampler.path=a.py"],
+            r"a\.py is asked for\. Add: trainer\.v1\.sampler\.custom_sampler\.path=null",
+        ),
+        (["+data.gen_batch_size=4"], r"gen_batch_size=4 has no effect"),
+        (["+algorithm.verl_ext.test_time={}"], r"test_time asks one question"),
+        (["trainer.v1.trainer_mode=sync"], r"Add: trainer\.v1\.trainer_mode=verl_ext\.sync"),
+    ],
+)
+def test_refusals_of_the_std_filter(verl_config, overrides, message):
+    with pytest.raises(SettingsError, match=message):
+        driver_check.check(verl_config(*STD, *overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [f"{FILTER}.task_multipliers={{math: 2.0, code: 1.0}}"],
+        [f"{FILTER}.mode=mask", f"{FILTER}.denominator=all"],
+        # What the replay buffer's filter cannot have, a mask can.
+        [
+            f"{FILTER}.mode=mask",
+            "algorithm.filter_groups.enable=true",
+            "reward.reward_model.enable=true",
+        ],
+        ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean"],
+        [
+            "trainer.v1.trainer_mode=verl_ext.colocate_async",
+            "algorithm.verl_ext.deterministic=false",
+        ],
+    ],
+)
+def test_what_the_std_filter_can_be_combined_with_passes(verl_config, overrides):
+    driver_check.check(verl_config(*STD, *overrides))
+
+
 def test_a_mask_under_a_stock_trainer_is_answered_with_the_line_to_add(verl_config):
     config = verl_config("+paper=nsr", "+scale=cpu", "trainer.v1.trainer_mode=sync")
     with pytest.raises(SettingsError, match=r"Add: trainer\.v1\.trainer_mode=verl_ext\.sync"):

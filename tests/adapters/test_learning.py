@@ -9,6 +9,7 @@ import verl  # loads the plugin  # noqa: F401
 from omegaconf import OmegaConf
 from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.core_algos import FixedKLController
 from verl.trainer.ppo.v1 import trainer_base
 
 from verl_ext.adapters.errors import SettingsError
@@ -51,6 +52,9 @@ class Base:
 
     def _update_actor(self, batch, metrics):
         self.updated.append(list(batch.keys))
+
+    def step(self, metrics, timing_raw):
+        return None
 
 
 class Trainer(learning.Learning, Base):
@@ -104,7 +108,9 @@ EXPECTED = {
 }  # fmt: skip
 
 
-def train(monkeypatch, rows, order=None, estimator="verl_ext.task_norm", rest=None, **ours):
+def train(
+    monkeypatch, rows, order=None, estimator="verl_ext.task_norm", rest=None, state=None, **ours
+):
     """Runs the advantage stage; returns the trainer, the queue and the metrics."""
     config = OmegaConf.create(
         {
@@ -130,6 +136,7 @@ def train(monkeypatch, rows, order=None, estimator="verl_ext.task_norm", rest=No
         keys=keys, tags=[queue.rows[key]["tag"] for key in keys], partition_id="train"
     )
     made, metrics = Trainer(config), {}
+    made.ext_restore(state or {})
     made._update_actor(made._compute_advantage(batch, metrics), metrics)
     return made, queue.rows, metrics
 
@@ -288,6 +295,77 @@ def test_masks_find_loss_mask_and_response_mask_equal_after_a_rejection(monkeypa
     for fields in rows.values():
         assert torch.equal(fields["loss_mask"], fields["response_mask"])
     assert not rows["a_0_0"]["loss_mask"].any()
+
+
+# Unbiased deviations of the batch of three tasks: √(1/3), √(.02/3), 0; β times their mean is .1648.
+STD_FILTER = {"std_filter": {"mode": "mask", "beta": 0.75, "warmup_from": 1, "warmup_to": 1}}
+
+
+def filtered(monkeypatch, rows, order=None, estimator="grpo", rest=None, **settings):
+    """A second step on the same batch, after a first one that was the filter's warm-up."""
+    masks = {"std_filter": STD_FILTER["std_filter"] | settings}
+    state = {}
+    for _ in range(2):
+        made, found, metrics = train(
+            monkeypatch, rows, order, estimator, rest, state=state, masks=masks
+        )
+        made.step(metrics, {})
+        state = made.ext_state()
+    return made.updated[0], found, metrics
+
+
+def test_prompts_below_the_threshold_leave_the_loss_and_the_update(monkeypatch):
+    trained, rows, metrics = filtered(monkeypatch, batch_of_three_tasks())
+    assert {key[0] for key in trained} == {"a"}
+    for key, fields in rows.items():
+        kept = key[0] == "a"
+        expected = batch_of_three_tasks()[key]["response_mask"] * kept
+        assert torch.equal(fields["response_mask"], expected)
+        assert torch.equal(fields["loss_mask"], expected)
+        assert bool(fields["advantages"].any()) is kept
+    assert metrics["verl_ext/std_filter/kept"] == 1 / 3
+    stds = [3**-0.5, (0.02 / 3) ** 0.5, 0]
+    assert metrics["verl_ext/std_filter/mean_std"] == pytest.approx(sum(stds) / 3, rel=1e-6)
+    assert metrics["verl_ext/std_filter/threshold"] == pytest.approx(0.75 * sum(stds) / 3, rel=1e-6)
+
+
+def test_the_filter_over_all_tokens_leaves_the_denominator_alone(monkeypatch):
+    trained, rows, _ = filtered(monkeypatch, batch_of_three_tasks(), denominator="all")
+    assert len(trained) == 12
+    assert not any(rows[f"b_{i}_0"]["advantages"].any() for i in range(4))
+    assert rows["a_0_0"]["advantages"].any()
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "verl_ext.task_norm", "verl_ext.w_reinforce"])
+def test_the_filter_counts_sessions_once_and_padding_never(monkeypatch, estimator):
+    rows = {key: row for key, row in batch_of_three_tasks().items() if key[0] != "b"}
+    _, _, expected = filtered(monkeypatch, rows, estimator=estimator)
+    rows["a_0_1"], rows["a_0_2"] = row("a", "mc", 1, [1, 1, 1]), row("a", "mc", 1, [0, 1])
+    rows = {"pad0_0_0": padding(rows["c_1_0"])} | rows
+    order = random.Random(0).sample(list(rows), len(rows))
+    _, rows, metrics = filtered(monkeypatch, rows, order, estimator)
+    names = [f"verl_ext/std_filter/{what}" for what in ("kept", "mean_std", "threshold")]
+    assert [metrics[name] for name in names] == [expected[name] for name in names]
+    assert rows["a_0_1"]["response_mask"].any()
+
+
+def test_the_filter_judges_rewards_before_a_kl_penalty_and_scores_on_masked_tokens(monkeypatch):
+    rows = batch_of_three_tasks()
+    for place, fields in enumerate(rows.values()):
+        fields["ref_log_prob"] = torch.full(fields["response_mask"].shape, -5.0 * place)
+    rows["a_3_0"]["response_mask"] = torch.tensor([1, 0, 1, 0])  # cut inside a tool's answer
+    _, _, expected = filtered(monkeypatch, batch_of_three_tasks())
+    monkeypatch.setattr(Base, "kl_ctrl_in_reward", FixedKLController(0.5), raising=False)
+    rest = {"use_kl_in_reward": True, "kl_penalty": "kl"}
+    _, rows, metrics = filtered(monkeypatch, rows, rest=rest)
+    assert rows["b_2_0"]["token_level_rewards"].sum() != pytest.approx(0.8)
+    assert metrics["verl_ext/std_filter/mean_std"] == expected["verl_ext/std_filter/mean_std"]
+
+
+def test_the_tasks_of_multipliers_are_those_of_the_task_key(monkeypatch):
+    multipliers = {"mc": 0.25, "qa": 4.0}
+    trained, _, _ = filtered(monkeypatch, batch_of_three_tasks(), task_multipliers=multipliers)
+    assert {key[0] for key in trained} == {"b"}
 
 
 def test_the_stage_gives_the_pure_functions_numbers(monkeypatch):

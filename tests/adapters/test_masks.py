@@ -84,6 +84,41 @@ def test_built_masks_are_those_of_the_catalog_in_configuration_order():
     assert not masks.MaskChain(None)
 
 
+def test_a_mask_may_need_less_than_its_catalog_entry_says():
+    plain = masks.MaskChain({"std_filter": {"mode": "mask"}})
+    assert plain.needs == ["group_ids", "rewards"]
+    scaled = masks.MaskChain({"std_filter": {"mode": "mask", "task_multipliers": {"m": 2.0}}})
+    assert scaled.needs == ["group_ids", "rewards", "task_ids"]
+
+
+def test_a_mask_that_acts_before_there_is_a_batch_is_no_part_of_the_chain():
+    made = masks.MaskChain({"std_filter": {}, "zero_advantage": {}})
+    assert made.resampler is made.masks["std_filter"]
+    assert made.needs == []
+    left = made(torch.tensor([[1.0], [0.0]]), torch.ones(2, 1), {})
+    assert left.counted.tolist() == [[True], [False]]
+    assert set(left.metrics) == {"verl_ext/zero_advantage/kept_share"}
+    assert set(made.state_dict()) == {"std_filter"}  # saved like any other
+    alone = masks.MaskChain({"std_filter": {}})
+    assert not alone
+    assert masks.MaskChain({"std_filter": {"mode": "mask"}}).resampler is None
+
+
+def test_the_end_of_a_step_reaches_the_masks_that_ask_for_it():
+    made = masks.MaskChain({"aepo": {}, "std_filter": {"mode": "mask"}})
+    fields = {"rewards": torch.tensor([0.0, 2**0.5]), "entropy": torch.full((2, 1), 0.5)}
+    for prompt in "ab":  # two updates of a step
+        made(torch.ones(2, 1), torch.ones(2, 1), fields | {"group_ids": [prompt, prompt]})
+    metrics, news = made.end_step(7)
+    assert metrics == {
+        "verl_ext/std_filter/threshold": 0.0,
+        "verl_ext/std_filter/kept": 1.0,
+        "verl_ext/std_filter/mean_std": pytest.approx(1.0),
+    }
+    assert news == ["std_filter: no prompt is dropped up to step 16"]
+    assert made.state_dict()["std_filter"]["steps"] == 1
+
+
 def test_masks_hand_over_metrics_news_and_state():
     settings = {"aepo": {"calibration_steps": 1}}
     made = masks.MaskChain(settings)

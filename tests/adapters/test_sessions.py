@@ -15,6 +15,15 @@ def test_a_session_is_represented_by_its_last_output_and_padding_by_nothing():
     assert sessions(KEYS, TAGS).last.tolist() == [0, 2]
 
 
+def test_a_sessions_reward_and_label_are_those_of_its_last_output():
+    rows = sessions(KEYS, TAGS)
+    assert rows.outcomes(VALUES).tolist() == [3, 7]
+    assert rows.labels(["a1", "pad", "b", "a0"]) == ["a1", "b"]
+    labels = rows.labels(torch.tensor([4, 9, 5, 3]))
+    assert labels == [4, 5]
+    assert {type(label) for label in labels} == {int}
+
+
 def test_outputs_lie_side_by_side_in_their_order():
     merged = sessions(KEYS, TAGS).merged(VALUES)
     assert merged.tolist() == [[5, 6, 1, 2], [3, 4, 0, 0]]

@@ -67,6 +67,8 @@ SIGNATURES = {
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._terminal_eviction_reasons": [
         "self", "global_steps", "partition_id",
     ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._dapo_filtered_keys": ["self", "partition_id"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer.step": ["self", "metrics", "timing_raw"],
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._sampleable_terminal_keys": [
         "self", "partition_id", "eviction_reasons",
     ],
@@ -152,6 +154,27 @@ SIGNATURES = {
 SOURCES = {
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._build_replay_buffer": [
         'sampler_cls = ReplayBuffer if self.trainer_mode == "sync"',  # why base_mode is set back
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._resolve_filter_groups_metric": [
+        'filter_groups.get("enable", False)',  # what the std filter sets to resample
+        "if not filter_enabled:",
+        "streaming_reward_path = not reward_model.enable or reward_model.enable_resource_pool",
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._terminal_eviction_reasons": [
+        "dapo_uids, dapo_counts = self._dapo_filtered_keys(partition_id)",  # ours in its place
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBufferAsync._terminal_eviction_reasons": [
+        "dapo_uids, dapo_counts = self._dapo_filtered_keys(partition_id)",
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._dapo_filtered_keys": [
+        "finished_uids = self.finished_keys[partition_id]",  # failed prompts are not judged
+        "value.sum().item()",  # a row's reward, before any KL penalty
+    ],
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer.sample": [
+        "refill_credit += 2 * dapo_count + failed_count",  # how many replace one, in our tests
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer.step": [
+        "for trigger_idx in range(self.parameter_sync_step):",  # several updates, one end
     ],
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll": [
         "time.sleep(self.poll_interval)",  # sampler_kwargs.poll_interval
@@ -358,6 +381,14 @@ def test_the_tracker_is_written_after_everything_else_of_a_checkpoint():
 
     save = inspect.getsource(PPOTrainer._save_checkpoint)
     assert save.index('"data.pt"') < save.index('"latest_checkpointed_iteration.txt"')
+
+
+def test_a_checkpoint_is_written_when_the_step_is_over():
+    """Masks move at its end, and their state must hold it."""
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    fit = inspect.getsource(PPOTrainer.fit)
+    assert fit.index("self.step(metrics") < fit.index("self._save_checkpoint()")
 
 
 def test_main_ppo_validates_before_it_starts_ray_and_looks_the_trainer_up_by_our_name():

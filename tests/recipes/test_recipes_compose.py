@@ -148,6 +148,18 @@ def test_psr_and_nsr_are_corners_of_w_reinforce(verl_config):
     assert weights == {"w_reinforce": (0.1, 1.0), "psr": (1.0, 0.0), "nsr": (0.0, 1.0)}
 
 
+def test_the_std_filter_is_a_part_on_top_of_any_estimator_and_one_key_changes_its_mode(verl_config):
+    from verl_ext.adapters.masks import MaskChain
+
+    def masks(*overrides):
+        config = verl_config("+scale=cpu", "+paper=[task_norm,std_filter]", *overrides)
+        assert config.algorithm.adv_estimator == "verl_ext.task_norm"
+        return MaskChain(config.algorithm.verl_ext.masks)
+
+    assert masks().resampler.max_gen_batches == 10
+    assert list(masks("algorithm.verl_ext.masks.std_filter.mode=mask").chain) == ["std_filter"]
+
+
 def test_overlays_are_found_from_an_empty_directory(tmp_path):
     command = [sys.executable, "-m", "verl.trainer.main_ppo", "+paper=psr", "+scale=cpu"]
     out = subprocess.run(

@@ -39,10 +39,17 @@ class MaskChain:
     """Masks one after the other: each sees advantages of 0 where those before it withheld.
 
     A mask is a function (its tokens leave the denominator too) or an object with a ``denominator``,
-    and, if it has them, ``metrics``, ``news``, ``state_dict`` and ``load_state_dict``.
+    and, if it has them, ``metrics``, ``news``, ``state_dict`` and ``load_state_dict``; ``needs``,
+    where its settings decide what it needs of the catalog's; ``end_step(step)``, which is called
+    once a step, however many updates that has; and ``resamples``, true where it acts before the
+    batch is made and is not part of the chain.
 
     Args:
         settings: name -> keyword arguments, in the order of the configuration.
+
+    Attributes:
+        masks: all of them, by name.
+        needs: the fields that those of the chain take.
     """
 
     def __init__(self, settings: Mapping[str, Any] | None) -> None:
@@ -50,10 +57,23 @@ class MaskChain:
             name: _built(MASKS[name].function, arguments or {})
             for name, arguments in (settings or {}).items()
         }
-        self.needs = sorted({field for name in self.masks for field in MASKS[name].needs})
+        self.needs = sorted({field for name in self.chain for field in self._needs(name)})
+
+    @property
+    def chain(self) -> dict[str, Any]:
+        """The masks that are applied to a batch."""
+        return {name: m for name, m in self.masks.items() if not getattr(m, "resamples", False)}
+
+    @property
+    def resampler(self) -> Any | None:
+        """The mask that is to act before a batch is made; None if there is none."""
+        return next((m for m in self.masks.values() if getattr(m, "resamples", False)), None)
+
+    def _needs(self, name: str) -> tuple[str, ...]:
+        return tuple(getattr(self.masks[name], "needs", MASKS[name].needs))
 
     def __bool__(self) -> bool:
-        return bool(self.masks)
+        return bool(self.chain)
 
     def __call__(
         self, advantages: Tensor, response_mask: Tensor, fields: Mapping[str, Any]
@@ -63,14 +83,14 @@ class MaskChain:
         Args:
             advantages: (sessions, time).
             response_mask: (sessions, time), 1 = sampled token.
-            fields: what :attr:`needs` names, (sessions, time) each.
+            fields: what :attr:`needs` names: (sessions, time), or one number or label a session.
         """
         sampled = response_mask.bool()
         learning, counted = sampled, sampled
         metrics: dict[str, float] = {}
         news = []
-        for name, mask in self.masks.items():
-            wanted = {field: fields[field] for field in MASKS[name].needs}
+        for name, mask in self.chain.items():
+            wanted = {field: fields[field] for field in self._needs(name)}
             keep = mask(torch.where(learning, advantages, 0), sampled, **wanted)
             denominator = getattr(mask, "denominator", "kept")
             _, left = loss_inputs(advantages, learning, keep, denominator=denominator)
@@ -87,6 +107,23 @@ class MaskChain:
         withheld = not torch.equal(learning, sampled)
         teaches = bool(left_over.any()) or not withheld
         return Masked(left_over, counted, withheld, teaches, metrics, news)
+
+    def end_step(self, step: int) -> tuple[dict[str, float], list[str]]:
+        """Tells every mask that wants to know that the trainer's step is over.
+
+        Returns:
+            Their metrics, and what a person should read, a line each.
+        """
+        metrics: dict[str, float] = {}
+        news = []
+        for name, mask in self.masks.items():
+            if hasattr(mask, "end_step"):
+                mask.end_step(step)
+                metrics |= {
+                    f"verl_ext/{name}/{what}": value for what, value in mask.metrics.items()
+                }
+                news += [f"{name}: {mask.news}"] if mask.news else []
+        return metrics, news
 
     def state_dict(self) -> dict[str, Any]:
         """State of each mask that has one."""

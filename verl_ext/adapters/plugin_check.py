@@ -31,7 +31,7 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
     """
     _check_estimator(config, settings)
     teacher_check.check(config, settings)
-    _check_masks(config, settings.get("masks") or {})
+    _check_masks(config, settings)
     _check_sampler(config, settings)
     _check_deterministic(config, settings)
 
@@ -87,13 +87,16 @@ def _check_binary(config: DictConfig, name: str) -> None:
         )
 
 
-def _check_masks(config: DictConfig, masks: Mapping[str, Any]) -> None:
+def _check_masks(config: DictConfig, settings: Mapping[str, Any]) -> None:
+    masks = settings.get("masks") or {}
     refuse_unknown("algorithm.verl_ext.masks", masks, list(MASKS))
     for name, arguments in masks.items():
         _check_call(f"algorithm.verl_ext.masks.{name}", MASKS[name], arguments or {})
     chain = MaskChain(masks)
     loss_agg_mode = config.actor_rollout_ref.actor.loss_agg_mode
-    for name, mask in chain.masks.items():
+    if "std_filter" in chain.masks:
+        _check_std_filter(config, settings, resamples=chain.resampler is not None)
+    for name, mask in chain.chain.items():
         if getattr(mask, "denominator", "kept") == "kept" and loss_agg_mode != "token-mean":
             raise SettingsError(
                 f"algorithm.verl_ext.masks.{name} takes tokens out of the token mean; "
@@ -105,6 +108,45 @@ def _check_masks(config: DictConfig, masks: Mapping[str, Any]) -> None:
         raise SettingsError(
             f"algorithm.verl_ext.masks ({', '.join(masks)}) needs the policy's entropy, which verl "
             "computes with the old log-probs. Add: algorithm.rollout_correction.bypass_mode=false"
+        )
+
+
+def _check_std_filter(config: DictConfig, settings: Mapping[str, Any], *, resamples: bool) -> None:
+    key = "algorithm.verl_ext.masks.std_filter"
+    if config.actor_rollout_ref.rollout.n < 2:
+        raise SettingsError(
+            f"{key} compares the responses to a prompt, and there is one of each. "
+            "Add: actor_rollout_ref.rollout.n=8"
+        )
+    if not resamples:
+        return
+    judged = f"{key}.mode=resample judges prompts before there is a batch"
+    instead = f"or {key}.mode=mask"
+    reward_model, sampler = config.reward.reward_model, config.trainer.v1.sampler
+    if (config.algorithm.get("filter_groups") or {}).get("enable"):
+        raise SettingsError(
+            f"{key}.mode=resample stands in the place of verl's filter of equal rewards: both do "
+            f"the same job. Add: algorithm.filter_groups.enable=false, {instead}"
+        )
+    if reward_model.enable and not reward_model.enable_resource_pool:
+        raise SettingsError(
+            f"{judged}, and a colocated reward model scores them afterwards. "
+            f"Add: reward.reward_model.enable_resource_pool=true, {instead}"
+        )
+    if (sampler.get("custom_sampler") or {}).get("path"):
+        raise SettingsError(
+            f"{judged}, in verl's own replay buffer; {sampler.custom_sampler.path} is asked for. "
+            f"Add: trainer.v1.sampler.custom_sampler.path=null, {instead}"
+        )
+    if config.data.get("gen_batch_size") not in (None, 1):
+        raise SettingsError(
+            f"{key}.mode=resample replaces prompts one by one, so data.gen_batch_size="
+            f"{config.data.gen_batch_size} has no effect. Add: data.gen_batch_size=null"
+        )
+    if settings.get("test_time") is not None:
+        raise SettingsError(
+            f"{key}.mode=resample drops what is not solved at times, and test_time asks one "
+            f"question until it is. Add: '~{key}'"
         )
 
 
@@ -157,7 +199,7 @@ def _check_deterministic(config: DictConfig, settings: Mapping[str, Any]) -> Non
 
 
 def _check_call(key: str, plugin: Plugin, arguments: Mapping[str, Any]) -> None:
-    """Calls the plugin on a two-row batch: its own errors are the check of the values."""
+    """Makes the plugin, or calls it on two rows: its own errors are the check of the values."""
     function = plugin.function
     parameters = inspect.signature(function).parameters.values()
     allowed = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]
@@ -167,8 +209,7 @@ def _check_call(key: str, plugin: Plugin, arguments: Mapping[str, Any]) -> None:
     fields = {name: ["a", "a"] if name.endswith("_ids") else mask for name in plugin.needs}
     try:
         if inspect.isclass(function):
-            made: Any = function(**plain)
-            made(batch, mask, **fields)
+            function(**plain)
         else:
             function(batch, mask, **fields, **plain)
     except (TypeError, ValueError) as error:

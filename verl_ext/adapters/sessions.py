@@ -33,6 +33,16 @@ class Sessions:
         count = (self.outputs >= 0).sum(-1, keepdim=True)
         return self.outputs.gather(1, count - 1).squeeze(1)
 
+    def labels(self, values: Sequence[Any] | Tensor) -> list[Any]:
+        """One label a row, a list or a tensor, to one a session."""
+        # Elements of a tensor are hashed by identity: each would be a label of its own.
+        plain = values.tolist() if isinstance(values, Tensor) else values
+        return [plain[row] for row in self.last.tolist()]
+
+    def outcomes(self, scores: Tensor) -> Tensor:
+        """(rows, time) to (sessions,): what the last output has been given, in double precision."""
+        return scores[self.last].sum(-1, dtype=torch.float64)
+
     def merged(self, values: Tensor) -> Tensor:
         """(rows, time) to (sessions, outputs x time): a session's outputs side by side.
 

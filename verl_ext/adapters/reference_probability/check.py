@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
+from verl_ext.adapters.masks import MaskChain
 from verl_ext.adapters.reference_probability.settings import (
     KEY,
     ReferenceProbability,
@@ -70,9 +71,18 @@ def _check_other_rewards(config: DictConfig, wanted: ReferenceProbability) -> No
             f"after sampling, over what {KEY} has given. "
             "Add: reward.reward_model.enable_resource_pool=true"
         )
-    filtered = (config.algorithm.get("filter_groups") or {}).get("enable")
-    if wanted.mode == "trainer" and filtered:
-        raise SettingsError(
-            f"algorithm.filter_groups.enable needs rewards while responses are sampled, and "
-            f"{KEY}.mode=trainer gives them afterwards. Add: {KEY}.mode=rollout"
-        )
+    if wanted.mode != "trainer":
+        return
+    ours = config.algorithm.get("verl_ext") or {}
+    filters = {
+        "algorithm.filter_groups.enable": (config.algorithm.get("filter_groups") or {}).get(
+            "enable"
+        ),
+        "algorithm.verl_ext.masks.std_filter.mode=resample": MaskChain(ours.get("masks")).resampler,
+    }
+    for name, there in filters.items():
+        if there:
+            raise SettingsError(
+                f"{name} needs rewards while responses are sampled, and {KEY}.mode=trainer gives "
+                f"them afterwards. Add: {KEY}.mode=rollout"
+            )

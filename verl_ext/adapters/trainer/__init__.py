@@ -15,6 +15,7 @@ from verl_ext.adapters.trainer.learning import Learning
 from verl_ext.adapters.trainer.on_logits import OnLogits
 from verl_ext.adapters.trainer.pass_at_k import PassAtK
 from verl_ext.adapters.trainer.reference_probability import ReferenceRewards
+from verl_ext.adapters.trainer.resampling import Resampling
 from verl_ext.adapters.trainer.sampling import Sampling
 from verl_ext.adapters.trainer.task_metrics import TaskMetrics
 from verl_ext.adapters.trainer.teacher_server import TeacherServers
@@ -29,6 +30,7 @@ class VerlExtTrainer(
     TestTime,
     ReferenceRewards,
     Learning,
+    Resampling,
     OnLogits,
     Teaching,
     TeacherServers,

@@ -1,6 +1,6 @@
 """From advantage to update: fields for our estimators, masks, and the rows that are trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from verl.workers.utils.padding import response_to_nested
 
 from verl_ext.adapters import advantage
 from verl_ext.adapters.masks import MaskChain, rows_to_train
-from verl_ext.adapters.sessions import sessions
+from verl_ext.adapters.sessions import Sessions, sessions
 from verl_ext.adapters.teacher.settings import rewarded_estimator
 from verl_ext.adapters.trainer.stage import Stage, settings, task_key
 from verl_ext.catalog import ADVANTAGES, MIXERS
+
+LABELS = ("group_ids", "task_ids")
 
 
 class Learning(Stage):
@@ -22,8 +24,12 @@ class Learning(Stage):
 
     def __init__(self, config: DictConfig) -> None:
         self.ext_masks = MaskChain(settings(config).get("masks"))
-        # Our name of a field -> verl's in the queue.
-        self.ext_fields = {"task_ids": task_key(config)}
+        # Our name of a field -> verl's in the queue, where they differ.
+        self.ext_fields = {
+            "task_ids": task_key(config),
+            "group_ids": "uid",
+            "rewards": "rm_scores",
+        }
         self._ext_counted: torch.Tensor | None = None
         self._ext_teaches = True
         super().__init__(config)  # type: ignore[call-arg]
@@ -44,12 +50,31 @@ class Learning(Stage):
             return None
         declared = advantage.declared_fields(estimator) if estimator in ADVANTAGES else ()
         theirs = {name: self.ext_fields[name] for name in declared}
-        data = self.ext_batch.get(batch, ["response_mask", *theirs.values(), *self.ext_masks.needs])
+        masks_too = self._ext_columns(self.ext_masks.needs)  # in one read
+        data = self.ext_batch.get(batch, ["response_mask", *theirs.values(), *masks_too.values()])
         return advantage.BatchContext(
             sessions(batch.keys, batch.tags),
             data["response_mask"].to_padded_tensor(0).bool(),
             {ours: data[name] for ours, name in theirs.items()},
         )
+
+    def _ext_columns(self, names: Iterable[str]) -> dict[str, str]:
+        return {name: self.ext_fields.get(name, name) for name in names}
+
+    def _ext_mask_fields(self, batch: KVBatchMeta, rows: Sessions) -> dict[str, Any]:
+        """What the masks need: tokens side by side, and a session's reward and labels once."""
+        columns = self._ext_columns(self.ext_masks.needs)
+        data = self.ext_batch.get(batch, columns.values())
+        fields: dict[str, Any] = {}
+        for name, column in columns.items():
+            value = data[column]
+            if name in LABELS:
+                fields[name] = rows.labels(value)
+            elif name == "rewards":
+                fields[name] = rows.outcomes(value.to_padded_tensor(0))
+            else:
+                fields[name] = rows.merged(value.to_padded_tensor(0))
+        return fields
 
     def _ext_mask(
         self, batch: KVBatchMeta, metrics: dict[str, Any], dropped: torch.Tensor | None
@@ -59,12 +84,14 @@ class Learning(Stage):
         A batch with nothing left keeps its masks: verl's metrics divide by them, and the update is
         skipped anyway.
         """
-        needed = ["advantages", "response_mask", *self.ext_masks.needs]
-        data = self.ext_batch.get(batch, needed)
+        columns = self._ext_columns(self.ext_masks.needs)
+        data = self.ext_batch.get(batch, ["advantages", "response_mask", *columns.values()])
         lengths = data["response_mask"]
         rows = sessions(batch.keys, batch.tags)
-        merged = {name: rows.merged(value.to_padded_tensor(0)) for name, value in data.items()}
-        masked = self.ext_masks(merged.pop("advantages"), merged.pop("response_mask"), merged)
+        advantages, sampled = (
+            rows.merged(data[name].to_padded_tensor(0)) for name in ("advantages", "response_mask")
+        )
+        masked = self.ext_masks(advantages, sampled, self._ext_mask_fields(batch, rows))
         metrics.update(masked.metrics)
         for line in masked.news:
             print(f"[verl_ext] step {self.global_steps}: {line}")
@@ -87,6 +114,15 @@ class Learning(Stage):
         }
         nested = {name: response_to_nested(value, lengths) for name, value in fields.items()}
         return self.ext_batch.put(batch, nested)
+
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> KVBatchMeta:
+        """Tells the masks when it is over; their metrics go past verl's aggregation of updates."""
+        batch: KVBatchMeta = super().step(metrics, timing_raw)  # type: ignore[misc]
+        found, news = self.ext_masks.end_step(self.global_steps)
+        metrics.update(found)
+        for line in news:
+            print(f"[verl_ext] step {self.global_steps}: {line}")
+        return batch
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         counted = self._ext_counted
