@@ -3,7 +3,8 @@
 import difflib
 from dataclasses import dataclass, field, replace
 
-from verl_ext.toy.model import ModelSpec, WarmupSpec
+from verl_ext.toy.demonstrations import WarmupSpec
+from verl_ext.toy.model import ModelSpec
 from verl_ext.toy.task import Split, TaskSpec
 
 
