@@ -76,11 +76,20 @@ def right(response: str, truth: str) -> bool:
     Raises:
         ValueError: ``truth`` is a wording of no word.
     """
+    word, found = true_word(truth), parsed(response)
+    return found is not None and word_of(found.answer) == word
+
+
+def true_word(truth: str) -> str:
+    """Returns the word of a reference.
+
+    Raises:
+        ValueError: it is a wording of no word.
+    """
     word = word_of(truth)
     if word is None:
-        raise ValueError(f"truth must be a word in one of {list(WORDINGS)}, got {truth!r}")
-    found = parsed(response)
-    return found is not None and word_of(found.answer) == word
+        raise ValueError(f"the right answer must be a word {', '.join(WORDINGS)}; got {truth!r}")
+    return word
 
 
 def reference(problem: Problem) -> str:

@@ -4,6 +4,7 @@ import difflib
 from dataclasses import dataclass, field, replace
 
 from verl_ext.toy.demonstrations import WarmupSpec
+from verl_ext.toy.free_form import MAX_TOKENS
 from verl_ext.toy.model import ModelSpec
 from verl_ext.toy.task import Split, TaskSpec
 
@@ -50,6 +51,12 @@ HINTED = WarmupSpec(
     steps=250, lr=2e-3, single_share=0.2, careful_share=0.0, hinted_share=0.5, seed=1
 )
 RIGHT_ALONE = replace(CAREFUL, steps=60, single_share=0.0, pairs="toy_right", seed=2)
+FREE_FORM = replace(
+    BASE,
+    task=TaskSpec(max_answer=8, free_form=True),
+    warmup=WarmupSpec(steps=400, single_share=0.2, careless_share=0.5, slip_share=0.05),
+    train=(("toy", 1024),),
+)
 
 VARIANTS: dict[str, Recipe] = {
     "w_reinforce": BASE,
@@ -95,12 +102,16 @@ VARIANTS: dict[str, Recipe] = {
         train=(("toy_left", 512),),
         validation=(("toy_left", 64), ("toy_right", 64)),
     ),
+    # Another model, that reasons and then answers in any of several wordings; see toy.free_form.
+    "rlpr": FREE_FORM,
 }
 
+RESPONSE_TOKENS = 16  # a token is a letter, answers have at most 12
 REWARD = "verl_ext.toy.reward"
 # Variants whose answers are rewarded by another module than that. It decides nothing that is built,
 # so it is no part of a recipe, whose hash names the built folder.
 REWARDS: dict[str, str] = dict.fromkeys(("sdpo", "sdpo_hard"), "verl_ext.toy.feedback")
+REWARDS["rlpr"] = "verl_ext.toy.free_form_reward"
 
 
 def recipe_of(variant: str) -> Recipe:
@@ -119,3 +130,13 @@ def recipe_of(variant: str) -> Recipe:
 def reward_of(variant: str) -> str:
     """Returns the module with the ``compute_score`` of a variant, that of most for one unknown."""
     return REWARDS.get(variant, REWARD)
+
+
+def is_free_form(variant: str) -> bool:
+    """Returns whether a variant's answers come with their reasoning; not those of one unknown."""
+    return variant in VARIANTS and VARIANTS[variant].task.free_form
+
+
+def response_tokens_of(variant: str) -> int:
+    """Returns where a response of a variant is cut off, that of most for one unknown."""
+    return MAX_TOKENS if is_free_form(variant) else RESPONSE_TOKENS
