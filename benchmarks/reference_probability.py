@@ -32,7 +32,7 @@ from verl_ext.metrics.ranks import auc, spearman
 from verl_ext.plotting.panels import COLOURS, DPI, GREY, STYLE, grid, headline
 from verl_ext.reward_fns.reference_probability import REDUCTIONS, debias, probability_reward
 from verl_ext.reward_fns.response_format import Tags
-from verl_ext.reward_fns.splice import Outcome, spliced_text, spliced_tokens
+from verl_ext.reward_fns.splice import Outcome, reference_mask, spliced_text, spliced_tokens
 from verl_ext.text_table import aligned
 from verl_ext.toy import free_form, world
 from verl_ext.toy.answers import sample_answers
@@ -116,11 +116,10 @@ def bases(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> Tensor:
     """The mean probability of each prompt's reference where no reasoning stands before it."""
     continued, masks = [], []
     for row in rows:
-        before, reference = " ", row["reward_model"]["ground_truth"]
-        ids, offsets = scorer.encode(f"{before}{reference} {END}")
-        end = len(before) + len(reference)
+        reference = row["reward_model"]["ground_truth"]
+        ids, offsets = scorer.encode(f" {reference} {END}")
         continued.append((scorer.asked(row["prompt"]), ids))
-        masks.append([len(before) <= start < end for start, _ in offsets])
+        masks.append(reference_mask(offsets, (1, 1 + len(reference))))
     log_probs, _ = scorer(continued)
     return probability_reward(log_probs, padded(masks, log_probs))
 

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from verl_ext.metrics.ranks import auc, ranks, spearman
@@ -42,11 +42,13 @@ def pearson(left, right):
 labelled = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=12)
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=12))
 def test_equals_share_the_mean_of_their_places(values):
     assert ranks(tensor(values)).tolist() == places(values)
 
 
+@settings(deadline=None)  # a busy machine
 @given(labelled)
 def test_the_area_is_the_share_of_the_pairs_in_order(rows):
     scores, positive = [list(column) for column in zip(*rows, strict=True)]
@@ -74,6 +76,7 @@ def test_areas_by_hand(scores, positive, area):
     assert auc(torch.tensor(scores), torch.tensor(positive).float()) == area
 
 
+@settings(deadline=None)  # a busy machine
 @given(labelled, st.lists(st.integers(-3, 3), min_size=12, max_size=12))
 def test_the_correlation_is_that_of_the_places(rows, others):
     first, second = [value for value, _ in rows], others[: len(rows)]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from itertools import combinations, islice, pairwise, product
+from itertools import combinations, islice, product
 
 import pytest
 from hypothesis import given
@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 
 from verl_ext.reward_fns.response_format import Tags, answer_start, format_reward
 from verl_ext.reward_fns.splice import splice
-from verl_ext.toy import free_form, reward
+from verl_ext.toy import free_form
 from verl_ext.toy.demonstrations import WarmupSpec, prompts_and_responses
 from verl_ext.toy.free_form import WORDINGS, demonstration, parsed, reference, right, word_of
 from verl_ext.toy.free_form_reward import compute_score
-from verl_ext.toy.task import Problem, TaskSpec, compositions, run, split_of, stream
-from verl_ext.toy.variants import recipe_of
+from verl_ext.toy.task import Problem, compositions, run, split_of, stream
+from verl_ext.toy.variants import BASE, VARIANTS, recipe_of
 
 RECIPE = recipe_of("rlpr")
 TASK = RECIPE.task
+FREE = replace(RECIPE.tuning[-1], careful_share=0.0, single_share=0.0, slip_share=0.0)
 TAGS = Tags(**free_form.TAGS)
 PROBLEM = Problem((9, 3), "cab")  # mirror: cabbac; sort: aabbcc
 words = st.text("abcdef", min_size=1, max_size=12)
@@ -39,7 +40,7 @@ def some(data_source, split, count=300):
 
 
 def test_the_wordings_by_hand():
-    assert written("abcc") == ["abcc", "ABCC", "'abcc'", "a-b-c-c"]
+    assert written("abcc") == ["abcc", "ABCC", "'abcc'", "abcc."]
 
 
 @given(words)
@@ -63,8 +64,8 @@ def test_a_wording_holds_no_tag_and_no_white_space(word):
         assert not set("[]{} \n") & set(text)
 
 
-no_words = ["", " ", "''", "-", "abCC", "Abcc", "'ABCC'", "A-B-C-C", "a-bcc", "a-b-c-c-", "-abcc"]
-no_words += ["'abcc", "abcc'", '"abcc"', " abcc", "abcc ", "ab cc", "abcc.", "a--b-c-c", "\ufffd"]
+no_words = ["", " ", "''", ".", "abCC", "Abcc", "'ABCC'", "ABCC.", "ab.cc", "abcc..", ".abcc"]
+no_words += ["'abcc", "abcc'", '"abcc"', " abcc", "abcc ", "ab cc", "'abcc'.", "'abcc.'", "\ufffd"]
 no_words += ["äbcc", "abcç"]
 
 
@@ -125,7 +126,7 @@ def test_a_spliced_response_is_a_demonstration_with_the_reference_as_its_answer(
 # ---- the judge
 
 
-@pytest.mark.parametrize(("mine", "theirs"), product(range(len(WORDINGS)), repeat=2))
+@pytest.mark.parametrize(("mine", "theirs"), [*product(range(len(WORDINGS)), repeat=2)])
 def test_right_is_the_right_word_in_any_wording(mine, theirs):
     truth, answer = written("aabbcc")[theirs], written("aabbcc")[mine]
     assert right(f"[cabbac]{{ {answer} }}", truth)
@@ -134,8 +135,8 @@ def test_right_is_the_right_word_in_any_wording(mine, theirs):
     assert scored == {"score": 1, "acc": 1, "exact": float(mine == theirs)}
 
 
-near = ["aabbc", "aabbcca", "aabbcd", "baabcc", "AABBCD", "'aabbc'", "a-a-b-b-c", "AABBcc", ""]
-near += ["aabbcc aabbcc", "a-a-b-b-cc", "'aabbcc", "aabb cc", "cabbac", "'AABBCC'"]
+near = ["aabbc", "aabbcca", "aabbcd", "baabcc", "AABBCD", "'aabbc'", "aabbc.", "AABBcc", ""]
+near += ["aabbcc aabbcc", "aabbcc..", "'aabbcc", "aabb cc", "cabbac", "'AABBCC'"]
 
 
 @pytest.mark.parametrize("answer", near)
@@ -152,7 +153,7 @@ def test_a_right_word_out_of_the_format_is_wrong(response):
     assert compute_score("toy", response, "aabbcc") == {"score": 0, "acc": 0, "exact": 0}
 
 
-@pytest.mark.parametrize("truth", ["A-B", "ab c", "-", "Abc"])
+@pytest.mark.parametrize("truth", ["AB.", "ab c", ".", "Abc"])
 def test_a_reference_in_no_wording_is_refused(truth):
     with pytest.raises(ValueError, match="must be a word plain, capitals"):
         right("[a]{ ab }", truth)
@@ -218,7 +219,7 @@ def test_references_do_not_depend_on_the_hash_seed():
 
 
 def shown(count=2000, **warmup):
-    spec = WarmupSpec(**{"careful_share": 0.0, "single_share": 0.0, **warmup})
+    spec = replace(FREE, **warmup)
     problems = {}
     for source in ("toy", "toy_single"):
         for skills in compositions(source):
@@ -280,7 +281,7 @@ def test_the_wording_of_a_demonstration_is_independent_of_the_prompts():
 
 def test_hints_have_no_place_in_free_form():
     with pytest.raises(ValueError, match=r"hinted_share must be 0 in free form, got 0\.5"):
-        prompts_and_responses(TASK, WarmupSpec(hinted_share=0.5))
+        prompts_and_responses(TASK, replace(FREE, hinted_share=0.5))
 
 
 def test_no_demonstration_and_no_spliced_reference_is_cut_off():
@@ -307,10 +308,14 @@ def test_the_splits_share_no_prompt():
 
 
 def test_free_form_is_off_unless_asked_for():
-    assert not TaskSpec().free_form
-    assert TaskSpec(max_answer=8, free_form=True) == TASK
-    plain = replace(TASK, free_form=False)
-    rows = list(islice(prompts_and_responses(plain, WarmupSpec()), 50))
+    assert not WarmupSpec().free_form
+    rows = list(islice(prompts_and_responses(TASK, WarmupSpec()), 50))
     assert all(set(response) <= set("abcdef") for _, response in rows)
-    assert all(reward.answered_word(response) for _, response in rows)
-    assert any(left != right for left, right in pairwise(rows))
+    assert not any(recipe.free_form for name, recipe in VARIANTS.items() if name != "rlpr")
+
+
+def test_the_model_is_the_bases_before_it_learns_to_reason():
+    assert (RECIPE.task, RECIPE.model, RECIPE.warmup) == (BASE.task, BASE.model, BASE.warmup)
+    assert RECIPE.free_form
+    assert len(RECIPE.tuning) == 1
+    assert RECIPE.tuning[0].seed != BASE.warmup.seed  # other demonstrations than the warm-up's

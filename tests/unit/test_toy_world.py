@@ -657,15 +657,14 @@ def test_free_form_rows_have_a_reference_in_the_prompts_wording():
 
 def test_the_loss_of_a_free_form_demonstration_stands_on_reasoning_and_answer():
     recipe = variants.recipe_of("rlpr")
-    rows = list(islice(prompts_and_responses(recipe.task, recipe.warmup), 8))
+    rows = list(islice(prompts_and_responses(recipe.task, recipe.tuning[-1]), 8))
     _, labels = training_batch(byte_tokenizer(), rows)
     for row, (_, response) in zip(labels, rows, strict=True):
         assert row[row != IGNORED].tolist() == [*response.encode(), END_ID]
 
 
-def test_a_free_form_world_is_built_of_a_training_of_its_own(built, monkeypatch):
-    form = replace(TINY, task=TaskSpec(max_answer=8, free_form=True))
-    form = replace(form, validation=(("toy", 8), ("toy_held_out", 8)))
+def test_a_free_form_world_is_tuned_from_the_same_warm_up(built, monkeypatch):
+    form = replace(TINY, tuning=(replace(BRIEF, free_form=True, seed=1),))
     monkeypatch.setitem(variants.VARIANTS, "form", form)
     again = world.ensure("form", cache_dir=built.root.parent.parent, progress=False)
     assert weights(again.model) != weights(built.model)

@@ -32,6 +32,7 @@ class WarmupSpec:
         slip_share: share of the letters in careless pairs' answers that are drawn at random, in
             free form in their reasoning;
         hinted_share: share of the pairs with a hint in their prompt, see ``toy.hints``;
+        free_form: whether answers come with their reasoning, in any wording: ``toy.free_form``;
         seed: of the weights, the order of the data and the carelessness;
         threads: CPU threads, part of the recipe since they decide the last bits. One,
             since two on busy cores wait for each other and take many times as long.
@@ -47,6 +48,7 @@ class WarmupSpec:
     careful_pairs: str = ""
     slip_share: float = 0.0
     hinted_share: float = 0.0
+    free_form: bool = False
     seed: int = 0
     threads: int = 1
 
@@ -57,7 +59,7 @@ def prompts_and_responses(task: TaskSpec, warmup: WarmupSpec) -> Iterator[tuple[
     Raises:
         ValueError: hints are asked for in free form, which has none.
     """
-    if not task.free_form:
+    if not warmup.free_form:
         shown = demonstrations(task, warmup)
         return with_hints(shown, warmup.hinted_share, task.alphabet, warmup.seed)
     if warmup.hinted_share:

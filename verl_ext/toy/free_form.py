@@ -1,7 +1,7 @@
 """Free-form answers: one right word, several ways to write it, and the reasoning in front.
 
 A response to ``f3(f9(gab))=`` gives the word before the outer function, then the final word in a
-wording of its own: ``[gabbag]{ aabbgg }``, ``[gabbag]{ a-a-b-b-g-g }``. The white space is what a
+wording of its own: ``[gabbag]{ aabbgg }``, ``[gabbag]{ 'aabbgg' }``. The white space is what a
 reference has around it where it stands in for an answer (``reward_fns.splice``).
 
 Each prompt's reference is in one wording, a matter of chance; so equality with the reference calls
@@ -22,7 +22,7 @@ WORDINGS: dict[str, Callable[[str], str]] = {
     "plain": lambda word: word,
     "capitals": lambda word: word.upper(),
     "quoted": lambda word: f"'{word}'",
-    "spelt": lambda word: "-".join(word),
+    "stopped": lambda word: f"{word}.",
 }
 MAX_TOKENS = 32  # of a response, its end included; see tests/unit/test_toy_free_form.py
 _RESPONSE = re.compile(r"\[([^][{}]*)\]\{([^][{}]*)\}")

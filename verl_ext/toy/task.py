@@ -55,14 +55,12 @@ class TaskSpec:
         min_length: shortest word, in letters.
         max_length: longest word, in letters.
         max_answer: longest answer, in letters; one token each, plus the eos token.
-        free_form: whether answers come with their reasoning, in any wording: ``toy.free_form``.
     """
 
     alphabet: str = "abcdef"
     min_length: int = 2
     max_length: int = 3
     max_answer: int = 12
-    free_form: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ class Recipe:
     validation: tuple[tuple[str, int], ...] = (("toy", 64), ("toy_held_out", 64))
     seed: int = 0
 
+    @property
+    def free_form(self) -> bool:
+        """Whether the model's last training was in free form, and so are the references."""
+        return (self.warmup, *self.tuning)[-1].free_form
+
 
 BASE = Recipe()
 # Tunings of the base, all on other demonstrations than its warm-up. Forgetting one of two functions
@@ -51,11 +56,8 @@ HINTED = WarmupSpec(
     steps=250, lr=2e-3, single_share=0.2, careful_share=0.0, hinted_share=0.5, seed=1
 )
 RIGHT_ALONE = replace(CAREFUL, steps=60, single_share=0.0, pairs="toy_right", seed=2)
-FREE_FORM = replace(
-    BASE,
-    task=TaskSpec(max_answer=8, free_form=True),
-    warmup=WarmupSpec(steps=400, single_share=0.2, careless_share=0.5, slip_share=0.05),
-    train=(("toy", 1024),),
+REASONING = WarmupSpec(
+    steps=300, careful_share=0.75, careless_share=0.5, slip_share=0.05, free_form=True, seed=1
 )
 
 VARIANTS: dict[str, Recipe] = {
@@ -102,8 +104,8 @@ VARIANTS: dict[str, Recipe] = {
         train=(("toy_left", 512),),
         validation=(("toy_left", 64), ("toy_right", 64)),
     ),
-    # Another model, that reasons and then answers in any of several wordings; see toy.free_form.
-    "rlpr": FREE_FORM,
+    # Reasons, then answers in one of several wordings; see toy.free_form.
+    "rlpr": replace(BASE, tuning=(REASONING,)),
 }
 
 RESPONSE_TOKENS = 16  # a token is a letter, answers have at most 12
@@ -134,7 +136,7 @@ def reward_of(variant: str) -> str:
 
 def is_free_form(variant: str) -> bool:
     """Returns whether a variant's answers come with their reasoning; not those of one unknown."""
-    return variant in VARIANTS and VARIANTS[variant].task.free_form
+    return variant in VARIANTS and VARIANTS[variant].free_form
 
 
 def response_tokens_of(variant: str) -> int:

@@ -147,7 +147,7 @@ def verl_rows(recipe: Recipe, split: Split) -> list[dict[str, Any]]:
             )
         source_of[problem] = data_source
     return [
-        verl_row(*each, split, index, free_form=recipe.task.free_form)
+        verl_row(*each, split, index, free_form=recipe.free_form)
         for index, each in enumerate(chosen)
     ]
 
