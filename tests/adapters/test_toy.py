@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from verl_ext.adapters import toy
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.toy import hints, variants, world
+from verl_ext.reward_fns.response_format import Tags
+from verl_ext.toy import free_form, hints, variants, world
 
 TAUGHT = replace(variants.BASE, teachers=(("left", ()), ("right", ())))
 RUN = ("+paper=w_reinforce", "+scale=cpu")
@@ -103,3 +104,46 @@ def test_the_toys_model_is_spoken_to_in_its_own_words_and_no_other_is(verl_confi
     config = verl_config(*RUN, f"+algorithm.verl_ext.texts='{texts}'")
     assert config.algorithm.verl_ext.texts == hints.TEXTS
     assert without_toy(texts=texts).texts == {}
+
+
+def test_a_response_has_the_variants_tokens_and_what_you_type_beats_it(verl_config):
+    free = "algorithm.verl_ext.toy=rlpr"
+    assert verl_config(*RUN).data.max_response_length == 16
+    config = verl_config(*RUN, free)
+    assert config.data.max_response_length == free_form.MAX_TOKENS
+    assert config.actor_rollout_ref.rollout.response_length == free_form.MAX_TOKENS
+    assert verl_config(*RUN, free, "data.max_response_length=40").data.max_response_length == 40
+    assert verl_config(*RUN, free, "task=math").data.max_response_length == 3072
+
+
+@pytest.mark.parametrize("variant", sorted(set(variants.VARIANTS) - {"rlpr"}))
+def test_responses_of_all_other_variants_stay_as_long_as_they_were(variant):
+    section = {"verl_ext": {"toy": variant}}
+    config = without_toy(algorithm=section, tokens="${verl_ext_toy_response_tokens:}")
+    assert config.tokens == 16
+
+
+def test_the_reward_of_free_form_answers_is_the_hidden_judge(verl_config):
+    config = verl_config(*RUN, "algorithm.verl_ext.toy=rlpr")
+    path = config.reward.custom_reward_function.path
+    assert path == "pkg://verl_ext.toy.free_form_reward"
+    toy.check(config)
+
+
+def test_an_unknown_variant_is_still_refused_in_words(verl_config):
+    with pytest.raises(SettingsError, match="did you mean 'rlpr'"):
+        toy.check(verl_config(*RUN, "algorithm.verl_ext.toy=rlprr"))
+
+
+def test_the_tags_are_the_toys_on_its_free_form_variant_alone(verl_config):
+    tags = "+algorithm.verl_ext.tags='${verl_ext_toy_tags:}'"
+    usual = {"think": ["<think>", "</think>"], "answer": ["<answer>", "</answer>"]}
+    free = "algorithm.verl_ext.toy=rlpr"
+    assert verl_config(*RUN, free, tags).algorithm.verl_ext.tags == free_form.TAGS
+    assert verl_config(*RUN, tags).algorithm.verl_ext.tags == usual  # the toy, another variant
+    own = ("data.train_files=a", "data.val_files=b", "actor_rollout_ref.model.path=c")
+    assert verl_config(*RUN, free, *own, tags).algorithm.verl_ext.tags == usual
+    assert verl_config(*RUN, free, "task=math", tags).algorithm.verl_ext.tags == usual
+    section = {"verl_ext": {"toy": "rlpr"}}
+    assert without_toy(algorithm=section, tags="${verl_ext_toy_tags:}").tags == usual
+    assert Tags().all == (*usual["think"], *usual["answer"])

@@ -6,9 +6,9 @@ from itertools import islice
 import pytest
 
 from verl_ext.self_teaching.texts import Texts
+from verl_ext.toy.demonstrations import WarmupSpec, demonstrations
 from verl_ext.toy.feedback import feedback
 from verl_ext.toy.hints import TEXTS, hinted, with_hints
-from verl_ext.toy.model import WarmupSpec, demonstrations
 from verl_ext.toy.task import Problem, TaskSpec
 
 PROBLEM = Problem((9, 3), "cab")  # mirror, then sort: aabbcc

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -15,18 +16,11 @@ pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq
 import torch
 
-from verl_ext.toy import cache, variants, world
+from verl_ext.toy import cache, free_form, variants, world
 from verl_ext.toy.answers import Answer, sample_answers
-from verl_ext.toy.model import (
-    IGNORED,
-    ModelSpec,
-    WarmupSpec,
-    demonstrations,
-    model_config,
-    training_batch,
-    warm_up,
-)
-from verl_ext.toy.task import OUTER, TaskSpec, compositions, run, split_of
+from verl_ext.toy.demonstrations import WarmupSpec, demonstrations, prompts_and_responses
+from verl_ext.toy.model import IGNORED, ModelSpec, model_config, training_batch, warm_up
+from verl_ext.toy.task import OUTER, Problem, TaskSpec, compositions, run, split_of
 from verl_ext.toy.tokenizer import END_ID, PAD_ID, VOCAB_SIZE, byte_tokenizer
 
 SMALL = ModelSpec(hidden_size=32, layers=1, heads=2, kv_heads=2, feed_forward=32)
@@ -188,6 +182,37 @@ def test_slips_change_letters_of_careless_pairs_alone_and_no_length():
     assert abs(changed / letters - expected) < 4 * (expected * (1 - expected) / letters) ** 0.5
 
 
+def digest_of(recipe):
+    """Of what a recipe's models are shown, careless from the start, and of its data files."""
+    shown, files = hashlib.sha256(), hashlib.sha256()
+    teachers = [warmup for _, tuning in recipe.teachers for warmup in tuning]
+    for warmup in (recipe.warmup, *recipe.tuning, *teachers):
+        rows = prompts_and_responses(recipe.task, replace(warmup, careful_share=0.0))
+        for row in islice(rows, 1000):
+            shown.update(repr(row).encode())
+    for split in ("train", "validation"):
+        files.update(json.dumps(world.verl_rows(recipe, split)).encode())
+    return shown.hexdigest()[:12], files.hexdigest()[:12]
+
+
+# Measured numbers rest on these: a change of one asks for all of its measurements again.
+@pytest.mark.parametrize(
+    ("variant", "shown", "files"),
+    [
+        ("w_reinforce", "b3f431878ac5", "7af0a2caf54f"),
+        ("three_tasks", "b3f431878ac5", "87859177dc8e"),
+        ("opd", "02da810bb5a6", "7af0a2caf54f"),
+        ("opd_domains", "5bb02b7552f6", "bec1da235e54"),
+        ("sdpo", "cbe7b722db28", "7af0a2caf54f"),
+        ("sdpo_hard", "cbe7b722db28", "b2c2145dfcd6"),
+        ("opd_forget", "5b619529a3ff", "e37cef782925"),
+        ("opd_recover", "680d208ff068", "28d87958b8ab"),
+    ],
+)
+def test_a_variants_content_stays_what_it_was(variant, shown, files):
+    assert digest_of(variants.recipe_of(variant)) == (shown, files)
+
+
 def test_the_pairs_can_be_those_of_one_domain():
     data = demonstrations(TaskSpec(), WarmupSpec(single_share=0, pairs="toy_right"))
     shown = {problem.skills for problem, _ in (next(data) for _ in range(400))}
@@ -232,6 +257,7 @@ def test_the_caller_keeps_its_random_state_and_its_threads():
 def test_two_processes_build_the_same_weights_bit_for_bit():
     code = (
         "import hashlib; from verl_ext.toy.model import *; from verl_ext.toy.task import TaskSpec;"
+        "from verl_ext.toy.demonstrations import WarmupSpec;"
         "spec = ModelSpec(32, 1, 2, 2, 32); warmup = WarmupSpec(steps=2, batch_size=8, threads=1);"
         "model = warm_up(TaskSpec(), spec, warmup, progress=False);"
         "state = hashlib.sha256();"
@@ -616,6 +642,34 @@ def test_an_unknown_variant_is_refused_with_the_nearest_name():
         world.ensure("w_reinforced")
     with pytest.raises(ValueError, match="toy variant must be one of"):
         world.path_of("zzz")
+
+
+def test_free_form_rows_have_a_reference_in_the_prompts_wording():
+    recipe = variants.recipe_of("rlpr")
+    rows = [row for split in ("train", "validation") for row in world.verl_rows(recipe, split)]
+    for row in rows:
+        problem = Problem(tuple(row["extra_info"]["skills"]), row["extra_info"]["word"])
+        truth = row["reward_model"]["ground_truth"]
+        assert truth == free_form.reference(problem)
+        assert free_form.word_of(truth) == problem.answer
+        assert row["data_source"] in ("toy", "toy_held_out")
+
+
+def test_the_loss_of_a_free_form_demonstration_stands_on_reasoning_and_answer():
+    recipe = variants.recipe_of("rlpr")
+    rows = list(islice(prompts_and_responses(recipe.task, recipe.tuning[-1]), 8))
+    _, labels = training_batch(byte_tokenizer(), rows)
+    for row, (_, response) in zip(labels, rows, strict=True):
+        assert row[row != IGNORED].tolist() == [*response.encode(), END_ID]
+
+
+def test_a_free_form_world_is_tuned_from_the_same_warm_up(built, monkeypatch):
+    form = replace(TINY, tuning=(replace(BRIEF, free_form=True, seed=1),))
+    monkeypatch.setitem(variants.VARIANTS, "form", form)
+    again = world.ensure("form", cache_dir=built.root.parent.parent, progress=False)
+    assert weights(again.model) != weights(built.model)
+    for row in pq.read_table(again.val).to_pylist():
+        assert free_form.word_of(row["reward_model"]["ground_truth"])
 
 
 def test_the_hard_question_is_one_that_no_training_has_shown():

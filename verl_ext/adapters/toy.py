@@ -11,6 +11,8 @@ RESOLVER = "verl_ext_toy"
 TEACHER_RESOLVER = "verl_ext_toy_teacher"  # of a paper that needs a teacher on any task
 REWARD_RESOLVER = "verl_ext_toy_reward"
 TEXTS_RESOLVER = "verl_ext_toy_texts"  # of a policy's own teacher, on any task
+RESPONSE_RESOLVER = "verl_ext_toy_response_tokens"
+TAGS_RESOLVER = "verl_ext_toy_tags"  # of a paper whose responses have a format, on any task
 DEFAULT_VARIANT = "w_reinforce"
 SCALES = "reward.custom_reward_function.reward_kwargs.scales"
 # Where a run may name a part of the world; TEACHERS holds one entry per teacher of verl's own.
@@ -33,6 +35,8 @@ def register_resolver() -> None:
     OmegaConf.register_new_resolver(TEACHER_RESOLVER, _teacher, replace=True)
     OmegaConf.register_new_resolver(REWARD_RESOLVER, _reward, replace=True)
     OmegaConf.register_new_resolver(TEXTS_RESOLVER, _texts, replace=True)
+    OmegaConf.register_new_resolver(RESPONSE_RESOLVER, _response_tokens, replace=True)
+    OmegaConf.register_new_resolver(TAGS_RESOLVER, _tags, replace=True)
 
 
 def _reward(*, _root_: Any) -> str:
@@ -58,6 +62,23 @@ def _texts(*, _root_: Any) -> dict[str, str]:
     from verl_ext.toy.hints import TEXTS
 
     return dict(TEXTS) if in_use(_root_) else {}
+
+
+def _response_tokens(*, _root_: Any) -> int:
+    """The tokens of a response of the variant."""
+    from verl_ext.toy import variants
+
+    return variants.response_tokens_of(variant(_root_))
+
+
+def _tags(*, _root_: Any) -> dict[str, list[str]]:
+    """The short tags of the toy's model where the run is on its free-form variant; else R1's."""
+    from verl_ext.reward_fns.response_format import THINK_ANSWER
+    from verl_ext.toy import free_form, variants
+
+    if in_use(_root_) and variants.is_free_form(variant(_root_)):
+        return {name: list(pair) for name, pair in free_form.TAGS.items()}
+    return {"think": list(THINK_ANSWER.think), "answer": list(THINK_ANSWER.answer)}
 
 
 def _path(part: str, *, _root_: Any) -> str:

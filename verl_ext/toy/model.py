@@ -1,23 +1,14 @@
-"""The tiny Qwen3 of the toy world and its supervised warm-up.
-
-The last part of the warm-up is deliberately careless: single functions are always demonstrated
-correctly, compositions only some of the time; otherwise the demonstration forgets one of the two
-functions. So the model has the skills but composes unreliably, and reinforcement has something to
-do. Without this a half-trained model fails in many small ways, and penalising errors, as
-W-REINFORCE mostly does, makes it worse instead of better.
-"""
+"""The tiny Qwen3 of the toy world and its supervised warm-up on ``toy.demonstrations``."""
 
 import math
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verl_ext.toy.hints import with_hints
-from verl_ext.toy.task import Problem, TaskSpec, compositions, run, stream
+from verl_ext.toy.demonstrations import WarmupSpec, prompts_and_responses
+from verl_ext.toy.task import TaskSpec
 from verl_ext.toy.tokenizer import END, END_ID, PAD_ID, VOCAB_SIZE, byte_tokenizer
 
 if TYPE_CHECKING:
@@ -44,39 +35,6 @@ class ModelSpec:
     feed_forward: int = 256
 
 
-@dataclass(frozen=True)
-class WarmupSpec:
-    """How long and on what a model is trained with supervision.
-
-    Attributes:
-        steps: AdamW updates; batch_size: demonstrations per update; lr: peak learning rate,
-            warmed up over the first 5 % and brought to zero by a cosine;
-        single_share: share of demonstrations of one function, the others show a pair;
-        careful_share: share of the updates before carelessness begins;
-        careless_share: share of the pairs shown after that with one function forgotten;
-        pairs: data source of the pairs;
-        careful_pairs: data source whose pairs are always shown right, "" for none;
-        slip_share: share of the letters in careless pairs' answers that are drawn at random;
-        hinted_share: share of the pairs with a hint in their prompt, see ``toy.hints``;
-        seed: of the weights, the order of the data and the carelessness;
-        threads: CPU threads, part of the recipe since they decide the last bits. One,
-            since two on busy cores wait for each other and take many times as long.
-    """
-
-    steps: int = 650
-    batch_size: int = 64
-    lr: float = 3e-3
-    single_share: float = 0.35
-    careful_share: float = 0.75
-    careless_share: float = 0.6
-    pairs: str = "toy"
-    careful_pairs: str = ""
-    slip_share: float = 0.0
-    hinted_share: float = 0.0
-    seed: int = 0
-    threads: int = 1
-
-
 def model_config(spec: ModelSpec) -> "Qwen3Config":
     """Returns the configuration; embeddings are untied, so pipeline stages share no weight."""
     from transformers import Qwen3Config
@@ -100,34 +58,6 @@ def model_config(spec: ModelSpec) -> "Qwen3Config":
         pad_token_id=None,
         dtype="float32",
     )
-
-
-def demonstrations(task: TaskSpec, warmup: WarmupSpec) -> Iterator[tuple[Problem, str]]:
-    """Yields (problem, demonstrated answer) without end; the later ones are careless at times."""
-    rng = random.Random(warmup.seed)
-    singles = stream(task, "toy_single", "warmup", rng)
-    pairs = stream(task, warmup.pairs, "warmup", rng)
-    spared = compositions(warmup.careful_pairs) if warmup.careful_pairs else []
-    careful = warmup.careful_share * warmup.steps * warmup.batch_size
-    for shown in count():
-        if rng.random() < warmup.single_share:
-            problem = next(singles)
-            yield problem, problem.answer
-        else:
-            problem = next(pairs)
-            careless = shown >= careful and problem.skills not in spared
-            share = warmup.careless_share if careless else 0.0
-            forget = rng.random() < share
-            skills = (rng.choice(problem.skills),) if forget else problem.skills
-            answer = run(skills, problem.word)
-            if careless and warmup.slip_share > 0:
-                answer = with_slips(answer, warmup.slip_share, task.alphabet, rng)
-            yield problem, answer
-
-
-def with_slips(word: str, share: float, alphabet: str, rng: random.Random) -> str:
-    """Returns ``word`` with that share of its letters drawn anew, on average."""
-    return "".join(rng.choice(alphabet) if rng.random() < share else letter for letter in word)
 
 
 def training_batch(
@@ -225,8 +155,7 @@ def warm_up(
     model = new_model(spec, warmup.seed) if start is None else load_model(start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=warmup.lr, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, warmup))
-    shown = demonstrations(task, warmup)
-    data = with_hints(shown, warmup.hinted_share, task.alphabet, warmup.seed)
+    data = prompts_and_responses(task, warmup)
     model.train()
     bar = tqdm(range(warmup.steps), desc="toy world: warm-up", disable=not progress, unit="step")
     with cpu_threads(warmup.threads):

@@ -59,9 +59,7 @@ def compute_score(
     """
     require_data_source("data_source", data_source)
     check_scales(scales)
-    for name, value in (("solution_str", solution_str), ("ground_truth", ground_truth)):
-        if not isinstance(value, str):
-            raise TypeError(f"{name} must be a str, got {type(value).__name__}")
+    require_texts(solution_str=solution_str, ground_truth=ground_truth)
     if not ground_truth:
         raise ValueError("ground_truth is empty; every toy problem has an answer")
     word = answered_word(solution_str)
@@ -72,6 +70,17 @@ def compute_score(
     elif data_source == "toy_points":
         score = points(word, ground_truth)
     return {"score": score * float((scales or {}).get(data_source, 1)), "acc": correct}
+
+
+def require_texts(**values: Any) -> None:
+    """Refuses values that are no texts, by their names.
+
+    Raises:
+        TypeError: names the first.
+    """
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, got {type(value).__name__}")
 
 
 def answered_word(solution_str: str) -> str:

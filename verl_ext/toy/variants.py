@@ -3,7 +3,9 @@
 import difflib
 from dataclasses import dataclass, field, replace
 
-from verl_ext.toy.model import ModelSpec, WarmupSpec
+from verl_ext.toy.demonstrations import WarmupSpec
+from verl_ext.toy.free_form import MAX_TOKENS
+from verl_ext.toy.model import ModelSpec
 from verl_ext.toy.task import Split, TaskSpec
 
 
@@ -35,6 +37,11 @@ class Recipe:
     validation: tuple[tuple[str, int], ...] = (("toy", 64), ("toy_held_out", 64))
     seed: int = 0
 
+    @property
+    def free_form(self) -> bool:
+        """Whether the model's last training was in free form, and so are the references."""
+        return (self.warmup, *self.tuning)[-1].free_form
+
 
 BASE = Recipe()
 # Tunings of the base, all on other demonstrations than its warm-up. Forgetting one of two functions
@@ -49,6 +56,9 @@ HINTED = WarmupSpec(
     steps=250, lr=2e-3, single_share=0.2, careful_share=0.0, hinted_share=0.5, seed=1
 )
 RIGHT_ALONE = replace(CAREFUL, steps=60, single_share=0.0, pairs="toy_right", seed=2)
+REASONING = WarmupSpec(
+    steps=300, careful_share=0.75, careless_share=0.5, slip_share=0.05, free_form=True, seed=1
+)
 
 VARIANTS: dict[str, Recipe] = {
     "w_reinforce": BASE,
@@ -94,12 +104,16 @@ VARIANTS: dict[str, Recipe] = {
         train=(("toy_left", 512),),
         validation=(("toy_left", 64), ("toy_right", 64)),
     ),
+    # Reasons, then answers in one of several wordings; see toy.free_form.
+    "rlpr": replace(BASE, tuning=(REASONING,)),
 }
 
+RESPONSE_TOKENS = 16  # a token is a letter, answers have at most 12
 REWARD = "verl_ext.toy.reward"
 # Variants whose answers are rewarded by another module than that. It decides nothing that is built,
 # so it is no part of a recipe, whose hash names the built folder.
 REWARDS: dict[str, str] = dict.fromkeys(("sdpo", "sdpo_hard"), "verl_ext.toy.feedback")
+REWARDS["rlpr"] = "verl_ext.toy.free_form_reward"
 
 
 def recipe_of(variant: str) -> Recipe:
@@ -118,3 +132,13 @@ def recipe_of(variant: str) -> Recipe:
 def reward_of(variant: str) -> str:
     """Returns the module with the ``compute_score`` of a variant, that of most for one unknown."""
     return REWARDS.get(variant, REWARD)
+
+
+def is_free_form(variant: str) -> bool:
+    """Returns whether a variant's answers come with their reasoning; not those of one unknown."""
+    return variant in VARIANTS and VARIANTS[variant].free_form
+
+
+def response_tokens_of(variant: str) -> int:
+    """Returns where a response of a variant is cut off, that of most for one unknown."""
+    return MAX_TOKENS if is_free_form(variant) else RESPONSE_TOKENS

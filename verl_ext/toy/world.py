@@ -15,7 +15,9 @@ from typing import Any
 
 from verl_ext.reward_fns import string_composition, string_functions
 from verl_ext.self_teaching import texts
+from verl_ext.toy import demonstrations as toy_demonstrations
 from verl_ext.toy import feedback as toy_feedback
+from verl_ext.toy import free_form as toy_free_form
 from verl_ext.toy import hints as toy_hints
 from verl_ext.toy import model as toy_model
 from verl_ext.toy import task as toy_task
@@ -64,8 +66,8 @@ class World:
 def sources() -> list[Path]:
     """Returns the code whose change makes another world of the same recipe."""
     modules = (
-        toy_task, toy_model, toy_hints, toy_feedback, texts, toy_tokenizer,
-        string_composition, string_functions,
+        toy_task, toy_demonstrations, toy_free_form, toy_model, toy_hints, toy_feedback, texts,
+        toy_tokenizer, string_composition, string_functions,
     )  # fmt: skip
     return [*(Path(str(module.__file__)) for module in modules), Path(__file__)]
 
@@ -98,13 +100,16 @@ def world_of(variant: str, cache_dir: Path | None = None) -> World:
     return World(root, root / "model", root / "train.parquet", root / "val.parquet", teachers)
 
 
-def verl_row(problem: Problem, data_source: str, split: Split, index: int) -> dict[str, Any]:
+def verl_row(
+    problem: Problem, data_source: str, split: Split, index: int, *, free_form: bool = False
+) -> dict[str, Any]:
     """Returns the row of verl's data format that asks for one problem."""
+    truth = toy_free_form.reference(problem) if free_form else problem.answer
     return {
         "data_source": data_source,
         "prompt": [{"role": "user", "content": problem.prompt}],
         "ability": "string_composition",
-        "reward_model": {"style": "rule", "ground_truth": problem.answer},
+        "reward_model": {"style": "rule", "ground_truth": truth},
         "extra_info": {
             "index": index,
             "split": split,
@@ -141,7 +146,10 @@ def verl_rows(recipe: Recipe, split: Split) -> list[dict[str, Any]]:
                 f"data sources of one file must not overlap"
             )
         source_of[problem] = data_source
-    return [verl_row(*each, split, index) for index, each in enumerate(chosen)]
+    return [
+        verl_row(*each, split, index, free_form=recipe.free_form)
+        for index, each in enumerate(chosen)
+    ]
 
 
 def warmed_up(recipe: Recipe, worlds: Path, *, progress: bool = True) -> Path:
