@@ -11,6 +11,7 @@ from verl_ext.advantage_fns.reverse_kl import reverse_kl
 from verl_ext.advantage_fns.task_norm import task_norm
 from verl_ext.advantage_fns.w_reinforce import w_reinforce
 from verl_ext.masks import aepo, std_filter, zero_advantage
+from verl_ext.reward_fns.reference_reward import ReferenceReward
 from verl_ext.sampling.stream import TaskBalancedStream
 
 
@@ -168,6 +169,18 @@ SAMPLERS: dict[str, Plugin] = {
     ),
 }
 
+REWARDS: dict[str, Plugin] = {
+    "reference_probability": Plugin(
+        function=ReferenceReward,
+        title=_RLPR,
+        url=_RLPR_URL,
+        summary="how likely the policy finds the reference answer after its own reasoning",
+        line=f"+algorithm.verl_ext.group_reward.reference_probability={{}} {_OURS}",
+        overlays=("rlpr", "rlpr_llama", "rlpr_gemma"),
+        requires="a verl_ext.* trainer, reference answers, responses between tags",
+    ),
+}
+
 PAPERS: dict[str, Paper] = {
     "w_reinforce": Paper(
         title=_NEGATIVE,
@@ -252,5 +265,26 @@ PAPERS: dict[str, Paper] = {
         summary="prompts whose responses differ too little in reward are replaced by others",
         line=f"{_RUN} +paper=std_filter +scale=cpu algorithm.adv_estimator=grpo",
         requires="several responses a prompt, rewards as soon as they are sampled",
+    ),
+    "rlpr": Paper(
+        title=_RLPR,
+        url=_RLPR_URL,
+        summary="questions with reference answers and no verifier, and the std filter",
+        line=f"{_RUN} +paper=rlpr +scale=cpu",
+        requires="a reference answer for each question, several responses a prompt",
+    ),
+    "rlpr_llama": Paper(
+        title=_RLPR,
+        url=_RLPR_URL,
+        summary="the same with the authors' values for Llama: no reasoning tags, another beta",
+        line=f"{_RUN} +paper=rlpr_llama +scale=gpu8",
+        requires="as rlpr",
+    ),
+    "rlpr_gemma": Paper(
+        title=_RLPR,
+        url=_RLPR_URL,
+        summary="the same with the authors' values for Gemma",
+        line=f"{_RUN} +paper=rlpr_gemma +scale=gpu8",
+        requires="as rlpr",
     ),
 }

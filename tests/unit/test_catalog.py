@@ -3,10 +3,10 @@ import inspect
 import pytest
 
 from verl_ext import overlays
-from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, PAPERS, SAMPLERS
+from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, PAPERS, REWARDS, SAMPLERS
 from verl_ext.cli.main import COMMANDS, main
 
-PLUGINS = {**ADVANTAGES, **MIXERS, **MASKS, **SAMPLERS}
+PLUGINS = {**ADVANTAGES, **MIXERS, **REWARDS, **MASKS, **SAMPLERS}
 
 
 def test_every_overlay_of_a_paper_has_an_entry_and_every_entry_an_overlay():

@@ -133,6 +133,8 @@ def test_right_is_the_right_word_in_any_wording(mine, theirs):
     assert right(f"[]{{{answer}}}", truth)  # whatever the reasoning
     scored = compute_score("toy", f"[cab]{{ {answer} }}<|im_end|>", truth, {"index": 0})
     assert scored == {"score": 1, "acc": 1, "exact": float(mine == theirs)}
+    as_a_rule = compute_score("toy", f"[cab]{{ {answer} }}", truth, exact=True)
+    assert as_a_rule == scored | {"score": scored["exact"]}
 
 
 near = ["aabbc", "aabbcca", "aabbcd", "baabcc", "AABBCD", "'aabbc'", "aabbc.", "AABBcc", ""]

@@ -23,13 +23,14 @@ def run(arguments: argparse.Namespace) -> int:
 def lines() -> list[str]:
     """The catalog as text; no line is longer than WIDTH unless it is one to type."""
     from verl_ext import overlays
-    from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, PAPERS, SAMPLERS
+    from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, PAPERS, REWARDS, SAMPLERS
 
     text = ["Papers: a whole recipe in one line, or mixed into your own command"]
     for name, paper in PAPERS.items():
         text += _entry(f"+paper={name}", paper.summary, _facts(paper))
     parts = {
         "Advantage estimators": ADVANTAGES | MIXERS,
+        "Rewards": REWARDS,
         "Masks": MASKS,
         "Samplers": SAMPLERS,
     }

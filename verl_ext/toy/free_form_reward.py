@@ -13,6 +13,7 @@ def compute_score(
     solution_str: str,
     ground_truth: str,
     extra_info: dict[str, Any] | None = None,
+    exact: bool = False,
     **kw: Any,
 ) -> dict[str, float]:
     """Returns ``score`` and ``acc``, 1.0 for the right word in any wording, and ``exact``.
@@ -25,6 +26,8 @@ def compute_score(
         solution_str: as there.
         ground_truth: the reference, in its wording.
         extra_info: as there, not used.
+        exact: lets ``score`` be ``exact``: the rule that a run without a judge would have. In a
+            run: ``reward.custom_reward_function.reward_kwargs.exact``.
         kw: as there: ``scales`` and what verl adds.
 
     Raises:
@@ -38,4 +41,5 @@ def compute_score(
     scored = reward.compute_score(
         data_source, free_form.word_of(answer) or "", truth, extra_info, **kw
     )
-    return {**scored, "exact": float(answer == ground_truth)}
+    same = float(answer == ground_truth)
+    return {**scored, "exact": same, **({"score": same} if exact else {})}

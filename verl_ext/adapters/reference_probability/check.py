@@ -13,7 +13,7 @@ from verl_ext.adapters.reference_probability.settings import (
     reference_probability,
 )
 from verl_ext.adapters.teacher.settings import rewarded_estimator
-from verl_ext.catalog import ADVANTAGES
+from verl_ext.catalog import ADVANTAGES, REWARDS
 
 SECTION = "algorithm.verl_ext.group_reward"
 SERVERS = ("vllm", "sglang")  # those whose answers carry a prompt's log-probs
@@ -29,7 +29,7 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: names the key, the nearest valid name and the line to type.
     """
-    refuse_unknown(SECTION, settings.get("group_reward") or {}, ["reference_probability"])
+    refuse_unknown(SECTION, settings.get("group_reward") or {}, list(REWARDS))
     wanted = reference_probability(config)
     if wanted is None:
         return
