@@ -107,6 +107,7 @@ def configured(deterministic, settings):
         config.data.train_batch_size = BATCH
         config.trainer.v1.separate_async.parameter_sync_step = 2
         config.actor_rollout_ref.rollout.nnodes = 1
+        config.actor_rollout_ref.rollout.checkpoint_engine.backend = "nccl"
         config.actor_rollout_ref.actor.ppo_mini_batch_size = BATCH // 2
         config.algorithm.verl_ext.deterministic = deterministic
         config.algorithm.verl_ext.masks.std_filter.update(WARM | settings)
@@ -126,6 +127,7 @@ def made(monkeypatch):
         trainer.agent_loop_manager = world
         trainer.replay_buffer._wait_for_next_poll = world.poll
         trainer.global_steps, trainer.sampled = 1, []
+        trainer.current_mode = None  # separate_async: the devices are not lent to rollouts
         return trainer
 
     def sample_alone(self, metrics, timing_raw, batch_size):
