@@ -24,7 +24,6 @@ RECIPE = recipe_of("rlpr")
 TASK = RECIPE.task
 FREE = replace(RECIPE.tuning[-1], careful_share=0.0, single_share=0.0, slip_share=0.0)
 TAGS = Tags(**free_form.TAGS)
-PROBLEM = Problem((9, 3), "cab")  # mirror: cabbac; sort: aabbcc
 words = st.text("abcdef", min_size=1, max_size=12)
 
 
@@ -40,7 +39,7 @@ def some(data_source, split, count=300):
 
 
 def test_the_wordings_by_hand():
-    assert written("abcc") == ["abcc", "ABCC", "'abcc'", "abcc."]
+    assert written("abcc") == ["abcc", "=abcc", "'abcc'", "abcc."]
 
 
 @given(words)
@@ -64,7 +63,7 @@ def test_a_wording_holds_no_tag_and_no_white_space(word):
         assert not set("[]{} \n") & set(text)
 
 
-no_words = ["", " ", "''", ".", "abCC", "Abcc", "'ABCC'", "ABCC.", "ab.cc", "abcc..", ".abcc"]
+no_words = ["", " ", "''", ".", "abCC", "ABCC", "='abcc'", "=abcc.", "ab.cc", "abcc..", ".abcc"]
 no_words += ["'abcc", "abcc'", '"abcc"', " abcc", "abcc ", "ab cc", "'abcc'.", "'abcc.'", "\ufffd"]
 no_words += ["äbcc", "abcç"]
 
@@ -137,8 +136,8 @@ def test_right_is_the_right_word_in_any_wording(mine, theirs):
     assert as_a_rule == scored | {"score": scored["exact"]}
 
 
-near = ["aabbc", "aabbcca", "aabbcd", "baabcc", "AABBCD", "'aabbc'", "aabbc.", "AABBcc", ""]
-near += ["aabbcc aabbcc", "aabbcc..", "'aabbcc", "aabb cc", "cabbac", "'AABBCC'"]
+near = ["aabbc", "aabbcca", "aabbcd", "baabcc", "=aabbcd", "'aabbc'", "aabbc.", "AABBCC", ""]
+near += ["aabbcc aabbcc", "aabbcc..", "'aabbcc", "aabb cc", "cabbac", "==aabbcc"]
 
 
 @pytest.mark.parametrize("answer", near)
@@ -155,11 +154,11 @@ def test_a_right_word_out_of_the_format_is_wrong(response):
     assert compute_score("toy", response, "aabbcc") == {"score": 0, "acc": 0, "exact": 0}
 
 
-@pytest.mark.parametrize("truth", ["AB.", "ab c", ".", "Abc"])
+@pytest.mark.parametrize("truth", ["=ab.", "ab c", ".", "Abc"])
 def test_a_reference_in_no_wording_is_refused(truth):
-    with pytest.raises(ValueError, match="must be a word plain, capitals"):
+    with pytest.raises(ValueError, match="must be a word plain, equation"):
         right("[a]{ ab }", truth)
-    with pytest.raises(ValueError, match="must be a word plain, capitals"):
+    with pytest.raises(ValueError, match="must be a word plain, equation"):
         compute_score("toy", "[a]{ ab }", truth)
 
 
@@ -178,7 +177,7 @@ def test_what_the_toys_reward_refuses_is_refused():
 
 def test_scales_and_what_verl_adds_are_handed_on():
     router = {"reward_router_address": "127.0.0.1:1", "reward_model_tokenizer": object()}
-    scored = compute_score("toy", "[a]{ AB }", "ab", scales={"toy": 10}, **router)
+    scored = compute_score("toy", "[a]{ =ab }", "ab", scales={"toy": 10}, **router)
     assert scored == {"score": 10, "acc": 1, "exact": 0}
 
 

@@ -20,7 +20,7 @@ TAGS = {"think": ["[", "]"], "answer": ["{", "}"]}
 # Few letters more than the word: a token is a letter. No wording holds a tag or white space.
 WORDINGS: dict[str, Callable[[str], str]] = {
     "plain": lambda word: word,
-    "capitals": lambda word: word.upper(),
+    "equation": lambda word: f"={word}",
     "quoted": lambda word: f"'{word}'",
     "stopped": lambda word: f"{word}.",
 }
@@ -60,7 +60,7 @@ def parsed(response: str) -> Response | None:
 
 def word_of(text: str) -> str | None:
     """Returns the word that ``text`` is a wording of, None if it is a wording of no word."""
-    word = re.sub("[^a-z]", "", text.lower())
+    word = re.sub("[^a-z]", "", text)
     return word if word and text in {write(word) for write in WORDINGS.values()} else None
 
 

@@ -57,7 +57,13 @@ HINTED = WarmupSpec(
 )
 RIGHT_ALONE = replace(CAREFUL, steps=60, single_share=0.0, pairs="toy_right", seed=2)
 REASONING = WarmupSpec(
-    steps=300, careful_share=0.75, careless_share=0.5, slip_share=0.05, free_form=True, seed=1
+    steps=450,
+    single_share=0.1,
+    careful_share=0.0,
+    careless_share=0.5,
+    slip_share=0.05,
+    free_form=True,
+    seed=1,
 )
 
 VARIANTS: dict[str, Recipe] = {
