@@ -8,6 +8,7 @@ import copy
 import functools
 import random
 import statistics
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -326,6 +327,10 @@ def test_a_validation_is_not_filtered(made):
     batch, _ = trainer.replay_buffer.sample(1, "val", 1)
     assert batch.keys == ["v_0_0"]
     assert trainer.ext_masks.resampler.judged == {}
+    trainer.ext_finished.dull = {"dull": 0.0}
+    trainer.replay_buffer.finished_keys["train"] = {"dull"}
+    assert trainer.replay_buffer._dapo_filtered_keys("train") == ({"dull"}, Counter([0.0]))
+    assert trainer.replay_buffer._dapo_filtered_keys("val") == (set(), Counter())
 
 
 def test_a_finished_prompt_without_a_response_is_an_error(made):

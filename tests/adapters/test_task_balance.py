@@ -25,7 +25,9 @@ from verl.utils.dataset.rl_dataset import collate_fn
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.task_balance import TaskBalance
 from verl_ext.adapters.task_data import check_loaded, task_ids
+from verl_ext.adapters.trainer.resampling import FinishedPrompts
 from verl_ext.adapters.trainer.sampling import Sampling
+from verl_ext.masks.std_filter import StdFilterMask
 from verl_ext.sampling.stream import TaskBalancedStream
 
 TASKS = ["math"] * 30 + ["code"] * 20 + ["summary"] * 14
@@ -277,6 +279,28 @@ def test_every_asynchronous_batch_holds_what_it_owes(
     assert sorted(trainer.drawn) == sorted(trainer.trained + trainer.cleared + live)
     assert sorted(live) == sorted(uid for uid, _ in trainer.balance.state_dict()["live"])
     assert len(trainer.drawn) - len(trainer.cleared) == int(warmup * BATCH) + 8 * BATCH
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("mode", "sync_step"), [("sync", 1), ("colocate_async", 1), ("separate_async", 2)]
+)
+def test_what_the_std_filter_drops_is_replaced_by_prompts_of_the_same_tasks(
+    use, mode, sync_step, seed
+):
+    trainer = Trainer(use(World(seed, filtered=0.4)), mode, sync_step=sync_step, **FILTER)
+    std_filter = StdFilterMask(warmup_from=1, warmup_to=1)
+    buffer = trainer.replay_buffer
+    finished = FinishedPrompts(buffer, std_filter, batch_size=BATCH, task_key="data_source")
+    buffer._dapo_filtered_keys = finished.dropped
+    updates = []
+    for step in range(1, 9):
+        updates += trainer.train(1)
+        std_filter.end_step(step)
+    assert [tasks for tasks, _, _ in updates] == owed(8 * sync_step, BATCH // sync_step)
+    assert trainer.cleared
+    live = trainer.world.prompts("pending", "running", "finished", "failure")
+    assert sorted(trainer.drawn) == sorted(trainer.trained + trainer.cleared + live)
 
 
 @pytest.mark.parametrize("fetch", [1, 2, 4, 8])
