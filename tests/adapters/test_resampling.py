@@ -9,6 +9,7 @@ import functools
 import random
 import statistics
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -289,6 +290,30 @@ def test_a_batch_that_is_full_in_time_does_not(made):
     trainer = made(World(spreads=spreads), "sync", deterministic=True, max_gen_batches=2.5)
     with pytest.raises(NotEnoughSpreadError, match=r"1 of 10 prompts"):
         train(trainer, 2)
+
+
+@pytest.mark.parametrize(
+    ("passed", "failed", "stops"), [(4, 0, False), (3, 1, False), (3, 0, True)]
+)
+def test_a_batch_is_full_of_what_passed_and_what_cannot_be_judged(made, passed, failed, stops):
+    trainer = made(World(), max_gen_batches=2)
+    trainer.ext_masks.resampler.judged = {number: number < passed for number in range(8)}
+    trainer.replay_buffer.failure_keys["train"] = set(range(failed))
+    with pytest.raises(NotEnoughSpreadError) if stops else nullcontext():
+        trainer.ext_finished._require_enough()
+
+
+def test_a_prompt_that_waits_in_a_checkpoint_is_not_judged_again(made):
+    world = World()
+    first = made(world, "colocate_async")
+    first._submit_batch_to_rollout(world.prompts(8))
+    for uid in list(world.position):
+        world.finish(uid)
+    train(first, 1)
+    second = made(world, "colocate_async")
+    second.global_steps = 2
+    second.ext_restore(copy.deepcopy(first.ext_state()))
+    assert ours(train(second, 1)[0]) == {"gen_batches": 0.0}
 
 
 def test_a_prompt_with_a_failed_response_is_verls_business(made):
