@@ -45,6 +45,14 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
     _check_other_rewards(config, wanted)
 
 
+def prepare(config: DictConfig) -> None:
+    """Writes down the tags: whether the run is on the toy shows while its paths are unresolved."""
+    wanted = reference_probability(config)
+    if wanted is not None:
+        section = config.algorithm.verl_ext.group_reward.reference_probability
+        section.tags = dict(wanted.tags)
+
+
 def _check_estimator(config: DictConfig) -> None:
     name = rewarded_estimator(config)
     if name in ADVANTAGES and ADVANTAGES[name].binary_outcomes:
