@@ -27,7 +27,8 @@ def ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     require_finite("values", values, "leave out what has no value")
     _, group, sizes = torch.unique(values, return_inverse=True, return_counts=True)
     last = sizes.cumsum(0).double()
-    return (last - (sizes.double() - 1) / 2)[group]
+    places: Tensor = (last - (sizes.double() - 1) / 2)[group]
+    return places
 
 
 @torch.no_grad()
