@@ -11,6 +11,11 @@ import pytest
 import verl  # loads the plugin  # noqa: F401
 
 SIGNATURES = {
+    "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score": [
+        "self", "outputs", "kwargs",
+    ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._balance_batch": ["self", "batch", "metrics"],
+    "verl.utils.tensordict_utils:list_of_dict_to_tensordict": ["list_of_dicts"],
     "verl.trainer.ppo.core_algos:register_adv_est": ["name_or_enum"],
     "verl.trainer.ppo.ray_trainer:compute_advantage": [
         "data", "adv_estimator", "gamma", "lam", "num_repeat", "norm_adv_by_std_in_grpo", "config",
@@ -185,6 +190,7 @@ SOURCES = {
     ],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._balance_batch": [
         'role, worker_group = "actor", self.actor_rollout_wg',  # _dispatch_info["actor"]
+        "dp_rank_mapping = worker_group._query_dispatch_info(role)",
         "dp_size = max(dp_rank_mapping) + 1",
     ],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_old_log_prob": [
@@ -214,6 +220,9 @@ SOURCES = {
     "verl.workers.rollout.vllm_rollout.utils:extract_prompt_logprobs": [
         "in output.prompt_logprobs[1:]",  # entry i is about token i + 1
         "pad a dummy prompt logprob for last prompt token",
+    ],
+    "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score": [
+        "if final_output.reward_score is None and enable_async_reward",  # a reward of ours stays
     ],
     "verl.experimental.agent_loop.agent_loop:AgentLoopOutput.as_dict": [
         'extra_fields.pop("teacher_logprobs", None)',  # the rest of extra_fields stays a field
@@ -293,6 +302,8 @@ SOURCES = {
     ],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._setup": [
         "if self.use_reference_policy and not self.ref_in_actor:",  # which we switch on
+        # The first policy is in the engine, and the servers give their memory back: base scores.
+        "self.checkpoint_manager.sleep_replicas()\n        self._load_checkpoint()",
     ],
     "verl.utils.tracking:FileLogger.__init__": ['os.getenv("VERL_FILE_LOGGER_PATH"'],
     "ray._private.worker:print_worker_logs": ["if not _worker_logs_enabled:"],

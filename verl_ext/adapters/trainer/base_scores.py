@@ -126,7 +126,7 @@ class BaseScored(Stage):
             self.actor_rollout_wg.compute_log_prob,
             "log_probs",
             readings,
-            ranks=max(self.actor_rollout_wg._dispatch_info["actor"]) + 1,
+            ranks=max(self.actor_rollout_wg._query_dispatch_info("actor")) + 1,
             rows_multiple=rows_multiple(self.config.actor_rollout_ref),
             extra_info={"temperature": 1.0, "calculate_entropy": False, "compute_loss": False},
         )
