@@ -12,8 +12,8 @@ sdpo             the policy that has seen a sibling's success judges the failure
 sdpo, feedback   where no sibling succeeded it sees what the environment said
 sdpo + grpo      both, and the same with feedback
 
-Runs that OUT already has are not repeated. At the end a table, and OUT/self_distillation.png: the
-median over the seeds of each method's better rate, with all seeds thin behind it.
+Runs that OUT already has are not repeated. At the end a table, and OUT/self_distillation.png: a
+panel for each rate, the median over the seeds, with all seeds thin behind it.
 """
 
 import argparse
@@ -56,23 +56,29 @@ def accuracy(log: RunLog) -> float:
 
 
 @matplotlib.rc_context(STYLE)
-def draw(best: dict[str, list[RunLog]], path: Path) -> None:
-    """The picture of the module's text."""
-    figure, (axes,) = grid(1, width=7.5)
-    marks = []
-    for colour, (label, logs) in zip(COLOURS, best.items(), strict=False):
-        curves = [log.pass_at_k(SOURCE)[1] for log in logs]
-        for curve in curves:
-            axes.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.4)
-        middle = [statistics.median(at) for at in zip(*(c.values for c in curves), strict=True)]
-        axes.plot(curves[0].steps, middle, color=colour)
-        marks.append((middle[-1], f"{label}  {middle[-1]:.2f}", colour))
-    axes.set_ylabel("pass@1")
-    axes.set_title(f"validation: {SOURCE}")
-    step_axis(axes, next(iter(best.values()))[0].last_step)
-    end_labels(axes, marks)
-    headline(figure, "Hints or reward", f"median of {len(next(iter(best.values())))} seeds")
+def draw(runs: dict[tuple[str, str], list[RunLog]], path: Path) -> None:
+    """The picture of the module's text, from (method, rate) -> its runs, one a seed."""
+    figure, panels = grid(len(RATES), width=6.0)
+    methods = list(dict.fromkeys(method for method, _ in runs))
+    for axes, rate in zip(panels, RATES, strict=True):
+        marks = []
+        for colour, label in zip(COLOURS, methods, strict=False):
+            curves = [log.pass_at_k(SOURCE)[1] for log in runs[label, rate]]
+            for curve in curves:
+                axes.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.4)
+            middle = [statistics.median(at) for at in zip(*(c.values for c in curves), strict=True)]
+            axes.plot(curves[0].steps, middle, color=colour)
+            marks.append((middle[-1], f"{label}  {middle[-1]:.2f}", colour))
+        axes.set_title(f"learning rate {rate}")
+        step_axis(axes, runs[methods[0], rate][0].last_step)
+        end_labels(axes, marks)
+    panels[0].set_ylabel(f"pass@1, validation: {SOURCE}")
+    headline(figure, "Hints or reward", "the same generations")
     figure.savefig(path, format="png", dpi=DPI)
+
+
+def _others(found: dict[tuple[str, str, int], RunLog], pair: tuple[str, str]) -> list[RunLog]:
+    return [log for (method, rate, _), log in found.items() if (method, rate) == pair]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,7 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         )
     print("\n" + "\n".join(aligned(table, names=1)))
-    draw(best, out / "self_distillation.png")
+    draw(
+        {pair: [tried[pair], *_others(found, pair)] for pair in pairs},
+        out / "self_distillation.png",
+    )
     print(f"\npicture: {out / 'self_distillation.png'}")
 
 
