@@ -144,6 +144,42 @@ def test_what_the_std_filter_can_be_combined_with_passes(verl_config, overrides)
     driver_check.check(verl_config(*STD, *overrides))
 
 
+RLPR = "algorithm.verl_ext.group_reward.reference_probability"
+UNFILTERED = f"{FILTER}.mode=mask"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([f"{RLPR}.mode=trainr"], r"reference_probability: mode must be .*did you mean 'trainer'"),
+        (["+algorithm.verl_ext.group_reward.rlpr={}"], r"group_reward: unknown 'rlpr'"),
+        ([f"{RLPR}.format.weight=2"], r"format: weight must be in"),
+        ([f"{RLPR}.debias=refresh"], r"refresh_every=None and debias=refresh"),
+        ([f"{RLPR}.reduction=mean_log_prob", f"{RLPR}.debias=none"], r"needs debias"),
+        (
+            [f"{RLPR}.weights.default={{probability: 0, verifier: 1}}"],
+            r"no weight anywhere, so the section has no effect",
+        ),
+        (["algorithm.adv_estimator=verl_ext.w_reinforce"], r"gives probabilities\. Add: .*=grpo"),
+        (["actor_rollout_ref.rollout.name=trtllm"], r"mode=rollout .*Add: .*mode=trainer"),
+        ([UNFILTERED, "reward.reward_model.enable=true"], r"enable_resource_pool=true"),
+        ([f"{RLPR}.mode=trainer"], r"std_filter\.mode=resample needs rewards while"),
+        (
+            [UNFILTERED, f"{RLPR}.mode=trainer", "algorithm.filter_groups.enable=true"],
+            r"filter_groups\.enable needs rewards while .*Add: .*mode=rollout",
+        ),
+        ([UNFILTERED, "trainer.v1.trainer_mode=sync"], r"Add: .*trainer_mode=verl_ext\.sync"),
+    ],
+)
+def test_refusals_of_the_reference_probability(verl_config, overrides, message):
+    with pytest.raises(SettingsError, match=message):
+        driver_check.check(verl_config("+paper=rlpr", "+scale=cpu", *overrides))
+
+
+def test_the_reference_probability_is_given_by_the_engine_where_nothing_is_filtered(verl_config):
+    driver_check.check(verl_config("+paper=rlpr", "+scale=cpu", UNFILTERED, f"{RLPR}.mode=trainer"))
+
+
 def test_a_mask_under_a_stock_trainer_is_answered_with_the_line_to_add(verl_config):
     config = verl_config("+paper=nsr", "+scale=cpu", "trainer.v1.trainer_mode=sync")
     with pytest.raises(SettingsError, match=r"Add: trainer\.v1\.trainer_mode=verl_ext\.sync"):

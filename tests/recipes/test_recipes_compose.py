@@ -6,9 +6,10 @@ import sys
 import pytest
 import verl  # registers the resolver of the toy paths  # noqa: F401
 from omegaconf import OmegaConf
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
 from verl_ext import overlays
-from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, PAPERS, SAMPLERS
+from verl_ext.catalog import MASKS, PAPERS, REWARDS, SAMPLERS
 
 PRIMARIES = {"ppo_trainer": [], "ppo_megatron_trainer": [], "megatron": ["model_engine=megatron"]}
 
@@ -116,8 +117,8 @@ def test_every_task_replaces_the_scales_task(verl_config, task):
 def test_papers_name_plugins_that_exist(verl_config, paper):
     assert paper in PAPERS
     config = verl_config(f"+paper={paper}")
-    untouched = verl_config("+scale=cpu").algorithm.adv_estimator
-    assert config.algorithm.adv_estimator in {*ADVANTAGES, *MIXERS, untouched}
+    assert config.algorithm.adv_estimator in ADV_ESTIMATOR_REGISTRY  # ours and verl's own
+    assert set(config.algorithm.verl_ext.get("group_reward", {})) <= set(REWARDS)
     assert set(config.algorithm.verl_ext.get("masks", {})) <= set(MASKS)
     assert set(config.algorithm.verl_ext.get("sampler", {})) <= set(SAMPLERS)
 
@@ -158,6 +159,24 @@ def test_the_std_filter_is_a_part_on_top_of_any_estimator_and_one_key_changes_it
 
     assert masks().resampler.max_gen_batches == 10
     assert list(masks("algorithm.verl_ext.masks.std_filter.mode=mask").chain) == ["std_filter"]
+
+
+def test_rlpr_has_a_preset_for_each_family_and_the_toys_tags_on_the_toy_alone(verl_config):
+    from verl_ext.adapters.reference_probability import check
+    from verl_ext.adapters.reference_probability.settings import reference_probability
+
+    def preset(*overrides):
+        config = verl_config(*overrides)
+        check.prepare(config)
+        OmegaConf.resolve(config)
+        rule = reference_probability(config).rule()
+        return config.algorithm.verl_ext.masks.std_filter.beta, rule.tags.all
+
+    tags = ("<think>", "</think>", "<answer>", "</answer>")
+    assert preset("+paper=rlpr", "+scale=gpu8") == (0.5, tags)
+    assert preset("+paper=rlpr_llama", "+scale=gpu8") == (0.9, tags[2:])
+    assert preset("+paper=rlpr_gemma", "+scale=gpu8") == (1.0, tags[2:])
+    assert preset("+paper=rlpr", "+scale=cpu")[1] == ("[", "]", "{", "}")
 
 
 def test_overlays_are_found_from_an_empty_directory(tmp_path):

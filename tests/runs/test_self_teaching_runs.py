@@ -36,6 +36,7 @@ def run(folder, *overrides):
         "+paper=sdpo",
         *SHORT,
         "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
         "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
         f"trainer.default_local_dir={folder}/checkpoints",
         f"trainer.total_training_steps={STEPS}",
