@@ -1,7 +1,7 @@
 """The reference-probability reward in the trainer: what is pending, what is missing, metrics."""
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import wraps
 from statistics import fmean
@@ -9,6 +9,7 @@ from typing import Any
 
 import transfer_queue as tq
 from omegaconf import DictConfig
+from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
@@ -25,6 +26,7 @@ from verl_ext.adapters.rollout.stopping import stop_when_told
 from verl_ext.adapters.sessions import sessions
 from verl_ext.adapters.trainer import our_workers
 from verl_ext.adapters.trainer.base_scores import BaseScored
+from verl_ext.reward_fns.reference_reward import Parts
 from verl_ext.reward_fns.splice import Outcome, outcome_counts
 
 METRIC = "verl_ext/reference_probability"
@@ -73,61 +75,63 @@ class ReferenceRewards(BaseScored):
         return super()._balance_batch(batch, *rest, **more)  # type: ignore[misc]
 
     def _ext_scored(self, batch: KVBatchMeta) -> KVBatchMeta:
-        """Asks the engine about the pending responses; those it cannot score are left out."""
-        assert self.ext_reference is not None
-        rule = self.ext_reference.rule()
+        """Gives the pending responses their rewards; those that have none are left out."""
+        columns = ["extra_fields", "prompts", "rm_scores"]
         data = tq.kv_batch_get(
-            keys=batch.keys,
-            partition_id=batch.partition_id,
-            select_fields=["extra_fields", "prompts", "rm_scores"],
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=columns
         )
         extra = [dict(_plain(value)) for value in data["extra_fields"]]
-        prompts, rewards = (
-            data["prompts"].unbind(),
-            [row.clone() for row in data["rm_scores"].unbind()],
-        )
-        reports = {
-            n: Report(**fields[REPORT]) for n, fields in enumerate(extra) if REPORT in fields
-        }
-        waiting = {n: Pending(**report.pending) for n, report in reports.items() if report.pending}
-        if not waiting:
+        reports = {n: Report(**told[REPORT]) for n, told in enumerate(extra) if REPORT in told}
+        pending = {n: Pending(**report.pending) for n, report in reports.items() if report.pending}
+        if not pending:
             return batch
-        told = self.ext_actor_log_probs(
-            [
-                self.ext_reading(prompts[n].tolist(), pending.token_ids)
-                for n, pending in waiting.items()
-            ]
+        parts = self._ext_parts(data["prompts"].unbind(), pending)
+        rewards = [row.clone() for row in data["rm_scores"].unbind()]
+        siblings = _outputs_of_session(batch)
+        for n, of_row in parts.items():
+            if of_row.scored:
+                report = replace(reports[n], parts=asdict(of_row), pending=None)
+                extra[n][REPORT] = asdict(report)
+                for output in siblings[n]:
+                    rewards[output][-1] = total(report)
+                    info = extra[output].get("reward_extra_info") or {}
+                    extra[output]["reward_extra_info"] = info | extra_info(report)
+        tq.kv_batch_put(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            fields=list_of_dict_to_tensordict(
+                [
+                    {"rm_scores": reward, "extra_fields": told}
+                    for reward, told in zip(rewards, extra, strict=True)
+                ]
+            ),
         )
-        outputs = sessions(batch.keys, batch.tags).outputs.tolist()
-        siblings = {n: [m for m in row if m >= 0] for row in outputs for n in row if n >= 0}
-        failed: list[int] = []
-        for (n, pending), values in zip(waiting.items(), told, strict=True):
-            of_reference = [
-                v for v, own in zip(values.tolist(), pending.reference, strict=True) if own
-            ]
-            parts = rule.parts(pending.response, Outcome.OK, of_reference, pending.base)
-            if not parts.scored:
-                failed += siblings[n]
-                self._ext_unscored[parts.outcome.value] += 1
-                continue
-            report = replace(reports[n], parts=asdict(parts), pending=None)
-            for output in siblings[n]:
-                rewards[output][-1] = total(report)
-                info = extra[output].get("reward_extra_info") or {}
-                extra[output]["reward_extra_info"] = info | extra_info(report)
-            extra[n][REPORT] = asdict(report)
-        rows = [
-            {"rm_scores": reward, "extra_fields": fields}
-            for reward, fields in zip(rewards, extra, strict=True)
-        ]
-        fields = list_of_dict_to_tensordict(rows)
-        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-        if failed:
+        unscored = {n: of_row.outcome.value for n, of_row in parts.items() if not of_row.scored}
+        if unscored:
+            self._ext_unscored.update(unscored.values())
             print(
-                f"[verl_ext] step {self.global_steps}: {len(failed)} of {len(batch)} rows have no "
-                f"reward and are left out: {_in_words(list(self._ext_unscored.elements()))}"
+                f"[verl_ext] step {self.global_steps}: {len(unscored)} of {len(parts)} responses "
+                f"have no reward and are left out: {_in_words(list(unscored.values()))}"
             )
-        return self._ext_without(batch, failed)
+        return self._ext_without(batch, [m for n in unscored for m in siblings[n]])
+
+    def _ext_parts(
+        self, prompts: Sequence[Tensor], pending: Mapping[int, Pending]
+    ) -> dict[int, Parts]:
+        """What the training engine makes of the pending responses, by row."""
+        assert self.ext_reference is not None
+        rule = self.ext_reference.rule()
+        readings = [
+            self.ext_reading(prompts[n].tolist(), one.token_ids) for n, one in pending.items()
+        ]
+        told = self.ext_actor_log_probs(readings)
+        made = {}
+        for (n, one), values in zip(pending.items(), told, strict=True):
+            of_reference = [
+                value for value, own in zip(values.tolist(), one.reference, strict=True) if own
+            ]
+            made[n] = rule.parts(one.response, Outcome.OK, of_reference, one.base)
+        return made
 
     def _ext_without(self, batch: KVBatchMeta, rows: list[int]) -> KVBatchMeta:
         """The batch without some of its rows, which leave the queue too."""
@@ -213,6 +217,12 @@ def note_unscored(buffer: Any, note: Callable[[list[str], int], None]) -> None:
         return materialize(partition, uids, rows)
 
     buffer._select_prompt_uids, buffer._materialize_batch = select_and_note, materialize_and_clear
+
+
+def _outputs_of_session(batch: KVBatchMeta) -> dict[int, list[int]]:
+    """For each row, all rows of its session."""
+    outputs = sessions(batch.keys, batch.tags).outputs.tolist()
+    return {n: [m for m in row if m >= 0] for row in outputs for n in row if n >= 0}
 
 
 def _alone(batch: KVBatchMeta) -> list[int]:
