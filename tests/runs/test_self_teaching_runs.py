@@ -106,7 +106,8 @@ def test_the_average_of_a_policy_in_bfloat16_is_exact(tmp_path):
         assert found.keys() == average.keys()
         for name, mean in average.items():
             assert found[name].dtype == torch.float32
-            torch.testing.assert_close(found[name].double(), mean, rtol=1e-6, atol=0)
+            # Of a weight near 0 a millionth of how far the average moves a step: 0.05 of 2e-3.
+            torch.testing.assert_close(found[name].double(), mean, rtol=1e-6, atol=1e-10)
     assert largest_move(folder, STEPS, "sdpo") > 1e-3
 
 
