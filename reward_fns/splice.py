@@ -172,6 +172,19 @@ def spliced_tokens(
     return SplicedTokens(Outcome.OK, tuple(token_ids), tuple(mask))
 
 
+def of_reference(values: Sequence[float], mask: Sequence[bool]) -> list[float]:
+    """The values of the reference's tokens.
+
+    Args:
+        values: one per token of the spliced response.
+        mask: of :class:`SplicedTokens`.
+
+    Raises:
+        ValueError: they are not equally many.
+    """
+    return [value for value, own in zip(values, mask, strict=True) if own]
+
+
 def reference_mask(offsets: Offsets, span: tuple[int, int]) -> list[bool]:
     """Which tokens share a character with the reference.
 

@@ -169,6 +169,10 @@ UNFILTERED = f"{FILTER}.mode=mask"
             r"filter_groups\.enable needs rewards while .*Add: .*mode=rollout",
         ),
         ([UNFILTERED, "trainer.v1.trainer_mode=sync"], r"Add: .*trainer_mode=verl_ext\.sync"),
+        (
+            ["actor_rollout_ref.rollout.multi_turn.tool_config_path=tools.yaml"],
+            r"tool_config_path adds tools to it\. Add: .*debias=none",
+        ),
     ],
 )
 def test_refusals_of_the_reference_probability(verl_config, overrides, message):

@@ -124,8 +124,9 @@ def rewarded(
         "session_id": 3,
         "data_source": source,
         "reward_model": {"ground_truth": reference},
-        guard.BASE: torch.tensor(base, dtype=torch.float64),
     }
+    if base is not None:
+        row[guard.BASE] = torch.tensor(base, dtype=torch.float64)
     asyncio.run(made._agent_loop_postprocess(output, validate, **row))
     return output
 
@@ -145,6 +146,14 @@ def test_the_reference_takes_the_answers_place_and_its_tokens_are_the_reward(
     assert (info["base"], info["format"], info["outcome"]) == (0.05, 1.0, "ok")
     ((_, kwargs),) = queue.published
     assert guard.BASE not in kwargs
+
+
+def test_a_prompt_that_lost_its_base_score_stops_the_run(tokenizer, queue, server):
+    with pytest.raises(guard.ScoringError, match="without its base score"):
+        rewarded(tokenizer, "[r]{no}", base=None)
+    assert list(queue.tags) == [stopping.PARTITION]
+    alone = rewarded(tokenizer, "[r]{no}", base=None, debias="none").reward_score
+    assert alone == rewarded(tokenizer, "[r]{no}", base=0.0).reward_score
 
 
 def test_an_invalid_format_asks_nobody_and_earns_nothing(tokenizer, queue, server):

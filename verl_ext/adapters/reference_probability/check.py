@@ -43,6 +43,7 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
     _check_estimator(config)
     _check_servers(config, wanted)
     _check_other_rewards(config, wanted)
+    _check_tools(config, wanted)
 
 
 def prepare(config: DictConfig) -> None:
@@ -93,4 +94,15 @@ def _check_other_rewards(config: DictConfig, wanted: ReferenceProbability) -> No
             raise SettingsError(
                 f"{name} needs rewards while responses are sampled, and {KEY}.mode=trainer gives "
                 f"them afterwards. Add: {KEY}.mode=rollout"
+            )
+
+
+def _check_tools(config: DictConfig, wanted: ReferenceProbability) -> None:
+    turns = config.actor_rollout_ref.rollout.get("multi_turn") or {}
+    for name in ("tool_config_path", "function_tool_path"):
+        if wanted.debiases and turns.get(name):
+            raise SettingsError(
+                f"{KEY}.debias={wanted.debias} scores each prompt as the chat template makes it of "
+                f"the data set's chat alone, and actor_rollout_ref.rollout.multi_turn.{name} adds "
+                f"tools to it. Add: {KEY}.debias=none"
             )

@@ -34,7 +34,7 @@ from verl_ext.adapters.reference_probability.settings import (
 from verl_ext.adapters.reference_probability.splicer import Splicer
 from verl_ext.adapters.rollout.stopping import in_words, stop
 from verl_ext.reward_fns.reference_reward import ReferenceReward
-from verl_ext.reward_fns.splice import Outcome, SplicedTokens
+from verl_ext.reward_fns.splice import Outcome, SplicedTokens, of_reference
 
 BASE = "verl_ext_base_score"  # of a prompt, from the trainer
 UNSCORED = "verl_ext_unscored"  # partition of the queue: responses that are in no batch, and why
@@ -75,8 +75,11 @@ class ReferenceGuard:
         if self._ext_reference is not None and not validate and outputs:
             weights = self._ext_reference.weights_of(str(kwargs["data_source"]))
             if weights.probability > 0:
-                base_score = 0.0 if base is None else float(base)
-                outcome = await self._ext_reward(outputs, weights, base_score, kwargs)
+                if base is None and self._ext_reference.debiases:
+                    await stop(
+                        ScoringError(f"{KEY}: a prompt came without its base score ({BASE})")
+                    )
+                outcome = await self._ext_reward(outputs, weights, float(base or 0.0), kwargs)
                 if outcome is not None:
                     key = f"{kwargs['uid']}_{kwargs['session_id']}"
                     tag = {"uid": kwargs["uid"], "outcome": outcome.value}
@@ -141,8 +144,7 @@ class ReferenceGuard:
             await stop(ScoringError(message), error)
         # Entry i is about token i + 1: the response's first token is told by the last prompt's.
         of_response = values[len(prompt_ids) - 1 : len(ids) - 1]
-        mask = spliced.reference_mask
-        return [value for value, own in zip(of_response, mask, strict=True) if own]
+        return of_reference(of_response, spliced.reference_mask)
 
     async def _ext_ask(self, ids: list[int]) -> list[float]:
         """What the policy's server says of each token, but the first; the last is a dummy."""

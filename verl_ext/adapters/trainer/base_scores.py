@@ -1,6 +1,7 @@
 """Base scores in the trainer: computed by the first policy, handed to each prompt, kept."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,6 +26,7 @@ from verl_ext.adapters.teacher.rendering import Renderer
 from verl_ext.adapters.trainer.scratch import Reading, response_log_probs
 from verl_ext.adapters.trainer.self_teaching import rows_multiple
 from verl_ext.adapters.trainer.stage import Stage
+from verl_ext.reward_fns.splice import of_reference
 from verl_ext.toy.cache import cache_root
 
 CHUNK = 1024  # questions a forward pass of all ranks
@@ -49,11 +51,10 @@ class BaseScored(Stage):
         wanted = self.ext_reference
         if wanted is None:
             return
-        self._ext_splicer = Splicer(self.tokenizer, wanted.rule().tags)
         self._ext_questions = questions(
             self.train_dataset,
             wanted,
-            self._ext_splicer,
+            Splicer(self.tokenizer, wanted.rule().tags),
             int(self.config.actor_rollout_ref.rollout.response_length),
         )
 
@@ -102,16 +103,17 @@ class BaseScored(Stage):
             ]
             told = self.ext_actor_log_probs(readings)
             for question, values in zip(chunk, told, strict=True):
-                mask = question.answer.reference_mask
-                of_reference = [v for v, own in zip(values.tolist(), mask, strict=True) if own]
-                scores[question.key] = rule.score(of_reference)
+                own = of_reference(values.tolist(), question.answer.reference_mask)
+                scores[question.key] = rule.score(own)
             bar.update(len(chunk))
         bar.close()
         return scores
 
+    @cached_property
+    def _ext_renderer(self) -> Renderer:
+        return Renderer(self.config, self.tokenizer, self.processor)
+
     def _ext_rendered(self, chat: Any) -> list[int]:
-        if not hasattr(self, "_ext_renderer"):
-            self._ext_renderer = Renderer(self.config, self.tokenizer, self.processor)
         return self._ext_renderer(chat, None)
 
     @staticmethod
@@ -165,8 +167,10 @@ class BaseScored(Stage):
 
     def ext_state(self) -> dict[str, Any]:
         """Adds the scores: a resumed run subtracts the same."""
-        scores = {"base_scores": self.ext_bases.state_dict()} if self.ext_bases else {}
-        return super().ext_state() | scores
+        state = super().ext_state()
+        if self.ext_bases is not None:
+            state["base_scores"] = self.ext_bases.state_dict()
+        return state
 
     def ext_restore(self, state: Mapping[str, Any]) -> list[str]:
         """Takes them up."""

@@ -27,7 +27,7 @@ from verl_ext.adapters.sessions import sessions
 from verl_ext.adapters.trainer import our_workers
 from verl_ext.adapters.trainer.base_scores import BaseScored
 from verl_ext.reward_fns.reference_reward import Parts
-from verl_ext.reward_fns.splice import Outcome, outcome_counts
+from verl_ext.reward_fns.splice import Outcome, of_reference, outcome_counts
 
 METRIC = "verl_ext/reference_probability"
 SCORED = (Outcome.OK.value, Outcome.INVALID_FORMAT.value)
@@ -70,7 +70,7 @@ class ReferenceRewards(BaseScored):
                 batch = self._ext_scored(batch)
             if self._ext_unscored and self.config.actor_rollout_ref.rollout.n > 1:
                 alone = _alone(batch)
-                self._ext_unscored[ALONE] += len(alone)
+                self._ext_unscored[ALONE] += len({batch.keys[row].split("_")[0] for row in alone})
                 batch = self._ext_without(batch, alone)
         return super()._balance_batch(batch, *rest, **more)  # type: ignore[misc]
 
@@ -127,10 +127,8 @@ class ReferenceRewards(BaseScored):
         told = self.ext_actor_log_probs(readings)
         made = {}
         for (n, one), values in zip(pending.items(), told, strict=True):
-            of_reference = [
-                value for value, own in zip(values.tolist(), one.reference, strict=True) if own
-            ]
-            made[n] = rule.parts(one.response, Outcome.OK, of_reference, one.base)
+            own = of_reference(values.tolist(), one.reference)
+            made[n] = rule.parts(one.response, Outcome.OK, own, one.base)
         return made
 
     def _ext_without(self, batch: KVBatchMeta, rows: list[int]) -> KVBatchMeta:
