@@ -24,7 +24,7 @@ from pathlib import Path
 import matplotlib
 import toy_run
 
-from verl_ext.plotting.panels import COLOURS, DPI, STYLE, end_labels, grid, headline, step_axis
+from verl_ext.plotting.panels import DPI, STYLE, grid, headline
 from verl_ext.run_log import RunLog
 from verl_ext.text_table import aligned
 
@@ -50,27 +50,13 @@ def run(out: Path, method: str, seed: int, steps: int) -> RunLog:
     return toy_run.run(out / f"{method.replace(' ', '_')}_{seed}", steps, overrides, paper="rlpr")
 
 
-def accuracy(log: RunLog) -> float:
-    """pass@1 of the last two validations."""
-    return statistics.mean(log.pass_at_k(SOURCE)[1].values[-2:])
-
-
 @matplotlib.rc_context(STYLE)
 def draw(found: dict[str, list[RunLog]], path: Path) -> None:
     """The picture of the module's text."""
     figure, (axes,) = grid(1, width=7.5)
-    marks = []
-    for colour, (label, logs) in zip(COLOURS, found.items(), strict=False):
-        curves = [log.pass_at_k(SOURCE)[1] for log in logs]
-        for curve in curves:
-            axes.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.4)
-        middle = [statistics.median(at) for at in zip(*(c.values for c in curves), strict=True)]
-        axes.plot(curves[0].steps, middle, color=colour)
-        marks.append((middle[-1], f"{label}  {middle[-1]:.2f}", colour))
+    toy_run.draw_methods(axes, found, SOURCE)
     axes.set_ylabel("right in any wording")
     axes.set_title(f"validation: {SOURCE}")
-    step_axis(axes, next(iter(found.values()))[0].last_step)
-    end_labels(axes, marks)
     headline(figure, "RLPR without a verifier", f"{len(next(iter(found.values())))} seeds")
     figure.savefig(path, format="png", dpi=DPI)
 
@@ -92,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {method: [by_run[method, seed] for seed in args.seeds] for method in args.methods}
     table = [("method", "first", "last, by seed", "median")]
     for method, of_method in found.items():
-        last = [accuracy(log) for log in of_method]
+        last = [toy_run.ended(log, SOURCE) for log in of_method]
         first = of_method[0].pass_at_k(SOURCE)[1].values[0]
         shown = " ".join(f"{value:.2f}" for value in last)
         table.append((method, f"{first:.2f}", shown, f"{statistics.median(last):.2f}"))

@@ -25,7 +25,7 @@ from pathlib import Path
 import matplotlib
 import toy_run
 
-from verl_ext.plotting.panels import COLOURS, DPI, STYLE, end_labels, grid, headline, step_axis
+from verl_ext.plotting.panels import DPI, STYLE, grid, headline
 from verl_ext.run_log import RunLog
 from verl_ext.text_table import aligned
 
@@ -50,28 +50,14 @@ def run(out: Path, method: str, rate: str, seed: int, steps: int) -> RunLog:
     return toy_run.run(out / f"{name}_{rate}_{seed}", steps, overrides, paper="sdpo")
 
 
-def accuracy(log: RunLog) -> float:
-    """pass@1 of the last two validations: one has 64 prompts and 4 samples of each."""
-    return statistics.mean(log.pass_at_k(SOURCE)[1].values[-2:])
-
-
 @matplotlib.rc_context(STYLE)
 def draw(runs: dict[tuple[str, str], list[RunLog]], path: Path) -> None:
     """The picture of the module's text, from (method, rate) -> its runs, one a seed."""
     figure, panels = grid(len(RATES), width=6.0)
-    methods = list(dict.fromkeys(method for method, _ in runs))
     for axes, rate in zip(panels, RATES, strict=True):
-        marks = []
-        for colour, label in zip(COLOURS, methods, strict=False):
-            curves = [log.pass_at_k(SOURCE)[1] for log in runs[label, rate]]
-            for curve in curves:
-                axes.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.4)
-            middle = [statistics.median(at) for at in zip(*(c.values for c in curves), strict=True)]
-            axes.plot(curves[0].steps, middle, color=colour)
-            marks.append((middle[-1], f"{label}  {middle[-1]:.2f}", colour))
+        of_rate = {method: logs for (method, of_run), logs in runs.items() if of_run == rate}
+        toy_run.draw_methods(axes, of_rate, SOURCE)
         axes.set_title(f"learning rate {rate}")
-        step_axis(axes, runs[methods[0], rate][0].last_step)
-        end_labels(axes, marks)
     panels[0].set_ylabel(f"pass@1, validation: {SOURCE}")
     headline(figure, "Hints or reward", "the same generations")
     figure.savefig(path, format="png", dpi=DPI)
@@ -99,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pairs = [(method, rate) for method in args.methods for rate in RATES]
     tried = dict(zip(pairs, runs([(*pair, first) for pair in pairs]), strict=True))
     rates = {
-        method: max(RATES, key=lambda rate: accuracy(tried[method, rate]))
+        method: max(RATES, key=lambda rate: toy_run.ended(tried[method, rate], SOURCE))
         for method in args.methods
     }
     more = [(method, rates[method], seed) for method in args.methods for seed in others]
@@ -111,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = [("method", "rate", "first", "last, by seed", "median", "the other rate")]
     for method, logs in best.items():
         (other,) = set(RATES) - {rates[method]}
-        last = [accuracy(log) for log in logs]
+        last = [toy_run.ended(log, SOURCE) for log in logs]
         table.append(
             (
                 method,
@@ -119,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{logs[0].pass_at_k(SOURCE)[1].values[0]:.2f}",
                 " ".join(f"{value:.2f}" for value in last),
                 f"{statistics.median(last):.2f}",
-                f"{accuracy(tried[method, other]):.2f}",
+                f"{toy_run.ended(tried[method, other], SOURCE):.2f}",
             )
         )
     print("\n" + "\n".join(aligned(table, names=1)))

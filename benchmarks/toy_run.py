@@ -1,14 +1,17 @@
-"""What the benchmarks of distillation share: whole runs on the toy, and a model's accuracy."""
+"""What the benchmarks of whole runs share: runs on the toy, their curves, a model's accuracy."""
 
+import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_ext import run_log
+from verl_ext.plotting.panels import COLOURS, end_labels, step_axis
 from verl_ext.run_log import RunLog
 from verl_ext.toy import answers, world
 
@@ -40,6 +43,25 @@ def launch(folder: Path, paper: str, overrides: Sequence[str]) -> None:
     print(f"{folder.name} ...", flush=True)
     with open(folder / "out.log", "w") as file:
         subprocess.run(command, cwd=folder, stdout=file, stderr=file, check=True)
+
+
+def ended(log: RunLog, source: str) -> float:
+    """pass@1 at the end of a run: the mean of its last two validations."""
+    return statistics.mean(log.pass_at_k(source)[1].values[-2:])
+
+
+def draw_methods(axes: Any, found: Mapping[str, Sequence[RunLog]], source: str) -> None:
+    """pass@1 over the steps: each method's median over its runs, with all of them thin behind."""
+    marks = []
+    for colour, (label, logs) in zip(COLOURS, found.items(), strict=False):
+        curves = [log.pass_at_k(source)[1] for log in logs]
+        for curve in curves:
+            axes.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.4)
+        middle = [statistics.median(at) for at in zip(*(c.values for c in curves), strict=True)]
+        axes.plot(curves[0].steps, middle, color=colour)
+        marks.append((middle[-1], f"{label}  {middle[-1]:.2f}", colour))
+    step_axis(axes, next(iter(found.values()))[0].last_step)
+    end_labels(axes, marks)
 
 
 def prompts(variant: str, source: str) -> pa.Table:
