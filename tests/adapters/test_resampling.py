@@ -16,6 +16,7 @@ import pytest
 import torch
 import transfer_queue as tq
 import verl  # loads the plugin  # noqa: F401
+from adapters.prompt_tags import PromptTags
 from omegaconf import open_dict
 from tensordict import NonTensorStack
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, get_trainer_cls
@@ -29,23 +30,13 @@ WARM = {"warmup_from": 1, "warmup_to": 1, "beta": 1.0, "decay": 0.5}
 SPREADS = [1.0, 0.2, 3.0, 0.6, 0.0, 2.0, 0.9, 1.5]
 
 
-class World:
+class World(PromptTags):
     """TransferQueue, the data and the agent loops: prompts finish whenever verl would wait."""
 
     def __init__(self, seed=0, spreads=SPREADS, failing=()):
         self.rng, self.spreads, self.failing = random.Random(seed), list(spreads), set(failing)
-        self.tags = {"train": {}, "val": {}}
+        super().__init__()
         self.scores, self.tasks, self.position, self.asked, self.polls = {}, {}, {}, 0, 0
-
-    def kv_list(self, partition_id=None):
-        return {p: {k: dict(tag) for k, tag in tags.items()} for p, tags in self.tags.items()}
-
-    def kv_batch_put(self, keys, partition_id, tags, fields=None):
-        self.tags[partition_id].update(zip(keys, tags, strict=True))
-
-    def kv_clear(self, keys, partition_id):
-        for key in keys:
-            del self.tags[partition_id][key]
 
     def kv_batch_get(self, keys, partition_id, select_fields):
         columns = {

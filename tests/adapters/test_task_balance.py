@@ -15,6 +15,7 @@ import pytest
 import torch
 import transfer_queue as tq
 import verl  # loads the plugin  # noqa: F401
+from adapters.prompt_tags import PromptTags
 from omegaconf import OmegaConf
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import RandomSampler
@@ -55,25 +56,15 @@ class Data(torch.utils.data.Dataset):
         return {"raw_prompt": [str(row)], "data_source": task, "row": row}
 
 
-class World:
+class World(PromptTags):
     """TransferQueue and the agent loops: prompts finish whenever verl would wait."""
 
     def __init__(self, seed, *, filtered=0.0, failing=0.0, hopeless=()):
         self.rng = random.Random(seed)
         self.filtered, self.failing, self.hopeless = filtered, failing, hopeless
-        self.tags = {"train": {}, "val": {}}
+        super().__init__()
         self.scores, self.tasks, self.rows = {}, {}, {}
         self.polls = 0
-
-    def kv_list(self, partition_id=None):
-        return {p: {k: dict(tag) for k, tag in tags.items()} for p, tags in self.tags.items()}
-
-    def kv_batch_put(self, keys, partition_id, tags, fields=None):
-        self.tags[partition_id].update(zip(keys, tags, strict=True))
-
-    def kv_clear(self, keys, partition_id):
-        for key in keys:
-            del self.tags[partition_id][key]
 
     def kv_batch_get(self, keys, partition_id, select_fields):
         return {"rm_scores": [torch.tensor([self.scores[key]]) for key in keys]}

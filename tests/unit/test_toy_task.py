@@ -1,13 +1,12 @@
 import math
 import random
-import subprocess
-import sys
 from functools import cache
 from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.hash_seeds import same_output
 
 from verl_ext.toy.reward import compute_score, likeness, points
 from verl_ext.toy.task import (
@@ -131,17 +130,7 @@ def test_the_problems_do_not_depend_on_the_hash_seed():
         "rng = random.Random(5);"
         "print([p.prompt for p in islice(stream(TaskSpec(), 'toy', 'train', rng), 50)])"
     )
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert outputs[0] == outputs[1] != ""
+    assert same_output(code)
 
 
 @pytest.mark.parametrize(

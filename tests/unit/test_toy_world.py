@@ -1,14 +1,13 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
 import pytest
+from unit.hash_seeds import same_output
 
 pytest.importorskip("transformers")
 pytest.importorskip("pyarrow")
@@ -264,17 +263,7 @@ def test_two_processes_build_the_same_weights_bit_for_bit():
         "[state.update(p.detach().numpy().tobytes()) for p in model.parameters()];"
         "print(state.hexdigest())"
     )
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert outputs[0] == outputs[1] != ""
+    assert same_output(code)
 
 
 # ---- the model as the engines need it
