@@ -33,8 +33,9 @@ SPREADS = [1.0, 0.2, 3.0, 0.6, 0.0, 2.0, 0.9, 1.5]
 class World(PromptTags):
     """TransferQueue, the data and the agent loops: prompts finish whenever verl would wait."""
 
-    def __init__(self, seed=0, spreads=SPREADS, failing=()):
+    def __init__(self, seed=0, spreads=SPREADS, failing=(), unscored=()):
         self.rng, self.spreads, self.failing = random.Random(seed), list(spreads), set(failing)
+        self.unscored = set(unscored)
         super().__init__()
         self.scores, self.tasks, self.position, self.asked, self.polls = {}, {}, {}, 0, 0
 
@@ -70,6 +71,8 @@ class World(PromptTags):
         tags, number = self.tags["train"], self.position[uid]
         failed = number in self.failing
         tags[uid]["status"] = "failure" if failed else "finished"
+        if number in self.unscored:
+            return
         high = self.spreads[number % len(self.spreads)] * 2**0.5
         for session, reward in enumerate([0.0, high][: 1 if failed else 2]):
             # A session in two outputs; verl copies the session's score to each of them.
@@ -315,6 +318,21 @@ def test_a_prompt_with_a_failed_response_is_verls_business(made):
     assert ours(second)["mean_std"] != pytest.approx(statistics.fmean([*seen, 2]))
 
 
+def test_prompts_without_any_reward_are_replaced_and_leave_the_average_alone(made):
+    trainer = made(World(unscored=[1, 2]), "sync", deterministic=True)
+    first, _ = train(trainer, 2)
+    # Two of four are without; verl asks for four more: .0, 2, .9 and 1.5.
+    assert trainer.sampled[0] == [1.0, 0.6, 0.0, 2.0]
+    assert ours(first)["kept"] == 6 / 8
+    assert ours(first)["mean_std"] == pytest.approx(statistics.fmean([1, 0.6, 0, 2, 0.9, 1.5]))
+
+
+def test_a_run_in_which_no_prompt_has_a_reward_stops_in_words(made):
+    trainer = made(World(unscored=range(1000)), "sync", max_gen_batches=2)
+    with pytest.raises(NotEnoughSpreadError, match="0 of .* prompts pass"):
+        train(trainer, 1)
+
+
 def test_the_tasks_of_multipliers_come_from_the_queue(made):
     # In step 2 the threshold is 1.2. Tripled, .9 passes (2.7), and .5 of 2 and 1.5 do not.
     multipliers = {"even": 3.0, "odd": 0.5}
@@ -347,11 +365,3 @@ def test_a_validation_is_not_filtered(made):
     trainer.replay_buffer.finished_keys["train"] = {"dull"}
     assert trainer.replay_buffer._dapo_filtered_keys("train") == ({"dull"}, Counter([0.0]))
     assert trainer.replay_buffer._dapo_filtered_keys("val") == (set(), Counter())
-
-
-def test_a_finished_prompt_without_a_response_is_an_error(made):
-    trainer = made(World())
-    tags = trainer.agent_loop_manager.tags["train"]
-    tags["empty"] = {"is_prompt": True, "status": "finished", "global_steps": 1}
-    with pytest.raises(RuntimeError, match=r"without a response: \['empty'\]"):
-        train(trainer, 1)

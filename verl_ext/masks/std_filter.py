@@ -122,6 +122,14 @@ class StdFilterMask:
         self.judged |= kept
         return kept
 
+    def reject(self, group_ids: Collection[Hashable]) -> None:
+        """Puts down prompts of which no response has a reward: dropped, and no part of the average.
+
+        Args:
+            group_ids: one label per prompt.
+        """
+        self.judged |= dict.fromkeys(group_ids, False)
+
     def __call__(
         self,
         advantages: Float[Tensor, "batch time"],
@@ -152,7 +160,7 @@ class StdFilterMask:
         return keep.to(response_mask.device).unsqueeze(-1).expand(response_mask.shape)
 
     def end_step(self, step: int) -> None:
-        """Moves the threshold by what was judged in a step; a step without a prompt is left out.
+        """Moves the threshold by what was judged in a step; a step without a reward is left out.
 
         Args:
             step: the trainer's, for the news.
@@ -160,7 +168,7 @@ class StdFilterMask:
         judged, rewards, group_ids = self.judged, self._rewards, self._group_ids
         self.judged, self._rewards, self._group_ids = {}, [], []
         self.metrics, self.news = {}, ""
-        if not judged:
+        if not rewards:
             return
         before = self.threshold
         if self._steps == 0:

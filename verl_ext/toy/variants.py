@@ -57,7 +57,7 @@ HINTED = WarmupSpec(
 )
 RIGHT_ALONE = replace(CAREFUL, steps=60, single_share=0.0, pairs="toy_right", seed=2)
 REASONING = WarmupSpec(
-    steps=450,
+    steps=900,
     single_share=0.1,
     careful_share=0.0,
     careless_share=0.5,

@@ -4,6 +4,7 @@ verl's DAPO filter drops the prompts whose rewards are all equal, and refills; o
 place which prompts those are.
 """
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping
@@ -37,7 +38,8 @@ class FinishedPrompts:
         task_key: the column with each prompt's task.
 
     Attributes:
-        dull: of each prompt in the buffer its mean reward if it is to be dropped, else None.
+        dull: of each prompt in the buffer its mean reward if it is to be dropped, else None; NaN
+            where no response has a reward.
     """
 
     def __init__(
@@ -71,9 +73,11 @@ class FinishedPrompts:
         rows = sessions(keys, [partition[key] for key in keys])
         last = [keys[row] for row in rows.last.tolist()]  # carries the session's outcome
         group_ids = [key.split("_")[0] for key in last]
-        missing = uids - set(group_ids)
-        if missing:
-            raise RuntimeError(f"{KEY}: finished prompts without a response: {sorted(missing)[:5]}")
+        unscored = uids - set(group_ids)  # the reward has left out all of a prompt's responses
+        self.dull |= dict.fromkeys(unscored, math.nan)
+        self._filter.reject(sorted(unscored))
+        if not last:
+            return
         with_tasks = "task_ids" in self._filter.needs
         columns = ["rm_scores", *([self._task_key] if with_tasks else [])]
         data = tq.kv_batch_get(keys=last, partition_id=TRAIN, select_fields=columns)
