@@ -11,6 +11,8 @@ sdpo_token   ``+paper=sdpo`` as an advantage, ``source=self``: a forward pass ov
              sequences more
 sdpo_logits  ``+paper=sdpo``, ``source=self``: that, and one over the policy's for its likely tokens
 sdpo_ema     ``+paper=sdpo`` as it is: the same with averaged weights
+rlpr         ``+paper=rlpr`` without its filter: each response scored on the policy's server; the
+             stock step asks the rule of the same data
 
 All steps have the same prompts and the learning rate is 0, so neither they nor the responses'
 lengths drift. A step's time is from
@@ -25,7 +27,7 @@ assumption on the distribution):
   they override and call, as a share of the stock step beside it.
 
 Acceptance: the second median is at most 0.02 for ``parts``; the first at most 1.4 for
-``sdpo_token`` and 1.8 for ``sdpo_logits``.
+``sdpo_token``, 1.8 for ``sdpo_logits`` and 1.25 for ``rlpr``.
 """
 
 import argparse
@@ -59,6 +61,7 @@ WHAT = {
     ],
     "sdpo_logits": ["+paper=sdpo", SELF],
     "sdpo_ema": ["+paper=sdpo"],
+    "rlpr": ["+paper=rlpr", "~algorithm.verl_ext.masks.std_filter"],
 }
 
 
@@ -88,6 +91,9 @@ def register(_: ModuleType) -> None:
                 ray.get(
                     [w.__ray_call__.remote(switch, ours) for w in self.actor_rollout_wg.workers]
                 )
+            if self.bench_rewards:
+                workers = self.agent_loop_manager.agent_loop_workers
+                ray.get([w.__ray_call__.remote(switch_reward, ours) for w in workers])
             super().on_step_begin()
 
     @register_trainer("alternating")
@@ -97,6 +103,7 @@ def register(_: ModuleType) -> None:
         def __init__(self, config) -> None:
             self.bench_estimator = str(config.algorithm.adv_estimator)
             self.bench_switches = bool(config.algorithm.verl_ext.get("divergence"))
+            self.bench_rewards = bool(config.algorithm.verl_ext.get("group_reward"))
             super().__init__(config)
 
     class Stock(Alternating, PPOTrainerSync):
@@ -113,6 +120,13 @@ def switch(process, ours: bool) -> None:
             worker.verl_loss = functools.partial(ppo_loss, config=worker._ext_loss.config)
         worker._ext_loss = worker.bench_loss if ours else None
         worker.actor.set_loss_fn(worker.bench_loss if ours else worker.verl_loss)
+
+
+def switch_reward(worker, ours: bool) -> None:
+    """Gives a rollout worker our reward or verl's, in its process of Ray's."""
+    if not hasattr(worker, "bench_reference"):
+        worker.bench_reference = worker._ext_reference
+    vars(worker)["_ext_reference"] = worker.bench_reference if ours else None
 
 
 class Clock:

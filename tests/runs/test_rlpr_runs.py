@@ -1,8 +1,10 @@
 """Whole runs that are rewarded by the reference answer's probability."""
 
 import json
+import signal
 
 import pytest
+from runs import killing_reward
 from runs.launch import largest_move, same_weights, train, without_clocks
 
 STEPS, SAVED = 3, 2
@@ -79,3 +81,23 @@ def test_server_and_training_engine_give_the_same_reward(tmp_path):
         assert of_engine[row] == pytest.approx(rewards, abs=1e-5)
     assert len({round(reward, 3) for rewards in of_server.values() for reward in rewards}) > 32
     assert metrics[1][f"{NAME}/asked"] == 1
+
+
+@pytest.mark.run
+def test_a_policy_server_that_dies_stops_the_run_in_words(tmp_path, monkeypatch):
+    """It dies as the second step's first response comes to its verifier, beside its probability."""
+    monkeypatch.setenv(killing_reward.AT_CALL, str(16 * 8 + 1))
+    monkeypatch.setenv(killing_reward.SERVER, killing_reward.POLICY)
+    monkeypatch.setenv(killing_reward.SIGNAL, str(int(signal.SIGKILL)))
+    weights = "algorithm.verl_ext.group_reward.reference_probability.weights"
+    with pytest.raises(AssertionError) as stopped:  # launch.train's, about the exit code
+        run(
+            tmp_path / "run",
+            f"{weights}={{default: {{probability: 1, verifier: 1}}}}",
+            f"reward.custom_reward_function.path={killing_reward.__file__}",
+            "trainer.save_freq=-1",
+        )
+    words = str(stopped.value)
+    assert "the policy's server could not score a response: ActorDied" in words
+    lines = (tmp_path / "run" / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1]

@@ -20,7 +20,7 @@ SOURCES = ("toy_exact", "toy_letters")
 def run(folder, monkeypatch, on_teacher_failure, how):
     """A run whose second teacher dies in its second step."""
     monkeypatch.setenv(killing_reward.AT_CALL, str(PROMPTS * RESPONSES + 1))
-    monkeypatch.setenv(killing_reward.TEACHER, SOURCES[1])
+    monkeypatch.setenv(killing_reward.SERVER, killing_reward.teacher(SOURCES[1]))
     monkeypatch.setenv(killing_reward.SIGNAL, str(int(how)))
     toy = world.ensure("three_tasks")
     rows = [pq.read_table(toy.train, filters=[("data_source", "=", name)]) for name in SOURCES]

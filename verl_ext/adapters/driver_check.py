@@ -21,6 +21,7 @@ from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
 from verl_ext.adapters.reference_probability import check as reference_check
 from verl_ext.adapters.teacher import check as teacher_check
 from verl_ext.adapters.teacher import tokenizers
+from verl_ext.adapters.tournament import check as tournament_check
 from verl_ext.data.locations import maker
 
 SECTIONS = (
@@ -66,6 +67,7 @@ def check(config: DictConfig) -> None:
     plugin_check.check(config, settings)
     test_time.check(config)
     reference_check.check(config, settings)
+    tournament_check.check(config)
     _check_toy(config)
     refuse_unknown("algorithm.verl_ext.cpu", settings.get("cpu") or {}, CPU_SIZES)
     _refuse_typed("algorithm.verl_ext.cpu.", "+scale=cpu", unless=_scale() == "cpu")

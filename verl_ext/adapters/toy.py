@@ -12,6 +12,7 @@ TEACHER_RESOLVER = "verl_ext_toy_teacher"  # of a paper that needs a teacher on 
 REWARD_RESOLVER = "verl_ext_toy_reward"
 TEXTS_RESOLVER = "verl_ext_toy_texts"  # of a policy's own teacher, on any task
 RESPONSE_RESOLVER = "verl_ext_toy_response_tokens"
+JUDGE_RESOLVER = "verl_ext_toy_judge"  # of a paper whose responses are judged, on any task
 TAGS_RESOLVER = "verl_ext_toy_tags"  # of a paper whose responses have a format, on any task
 DEFAULT_VARIANT = "w_reinforce"
 SCALES = "reward.custom_reward_function.reward_kwargs.scales"
@@ -37,6 +38,7 @@ def register_resolver() -> None:
     OmegaConf.register_new_resolver(TEXTS_RESOLVER, _texts, replace=True)
     OmegaConf.register_new_resolver(RESPONSE_RESOLVER, _response_tokens, replace=True)
     OmegaConf.register_new_resolver(TAGS_RESOLVER, _tags, replace=True)
+    OmegaConf.register_new_resolver(JUDGE_RESOLVER, _judge, replace=True)
 
 
 def _reward(*, _root_: Any) -> str:
@@ -79,6 +81,13 @@ def _tags(*, _root_: Any) -> dict[str, list[str]]:
     if in_use(_root_) and variants.is_free_form(variant(_root_)):
         return {name: list(pair) for name, pair in free_form.TAGS.items()}
     return {"think": list(THINK_ANSWER.think), "answer": list(THINK_ANSWER.answer)}
+
+
+def _judge(part: str, *, _root_: Any) -> Any:
+    """A judge that is simulated where the run is on the toy; else nobody."""
+    from verl_ext.toy.hidden_quality import JUDGE
+
+    return JUDGE[part] if in_use(_root_) else None
 
 
 def _path(part: str, *, _root_: Any) -> str:

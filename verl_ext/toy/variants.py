@@ -112,6 +112,8 @@ VARIANTS: dict[str, Recipe] = {
     ),
     # Reasons, then answers in one of several wordings; see toy.free_form.
     "rlpr": replace(BASE, tuning=(REASONING,)),
+    # The base; how good an answer is, a simulated judge alone knows.
+    "arena_rl": BASE,
 }
 
 RESPONSE_TOKENS = 16  # a token is a letter, answers have at most 12
@@ -120,6 +122,7 @@ REWARD = "verl_ext.toy.reward"
 # so it is no part of a recipe, whose hash names the built folder.
 REWARDS: dict[str, str] = dict.fromkeys(("sdpo", "sdpo_hard"), "verl_ext.toy.feedback")
 REWARDS["rlpr"] = "verl_ext.toy.free_form_reward"
+REWARDS["arena_rl"] = "verl_ext.toy.open_ended_reward"
 
 
 def recipe_of(variant: str) -> Recipe:

@@ -12,9 +12,11 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from verl_ext.adapters.rollout.reference_probability import ReferenceGuard
 from verl_ext.adapters.rollout.seeds import SeededPrompts, SeededSessions
 from verl_ext.adapters.rollout.teacher_server import TeacherGuard
+from verl_ext.adapters.rollout.tournament import TournamentGuard
 
 
 class RolloutWorker(
+    TournamentGuard,
     ReferenceGuard,
     TeacherGuard,
     SeededSessions,

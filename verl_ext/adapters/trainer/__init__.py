@@ -21,6 +21,7 @@ from verl_ext.adapters.trainer.task_metrics import TaskMetrics
 from verl_ext.adapters.trainer.teacher_server import TeacherServers
 from verl_ext.adapters.trainer.teaching import Teaching
 from verl_ext.adapters.trainer.test_time import TestTime
+from verl_ext.adapters.trainer.tournament import TournamentRewards
 
 
 class VerlExtTrainer(
@@ -29,6 +30,7 @@ class VerlExtTrainer(
     Deterministic,
     TestTime,
     ReferenceRewards,
+    TournamentRewards,
     Learning,
     Resampling,
     OnLogits,

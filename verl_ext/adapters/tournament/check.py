@@ -1,0 +1,89 @@
+"""Refuses a tournament that could not be judged, or settings without effect."""
+
+import importlib.util
+import os
+
+from omegaconf import DictConfig
+
+from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.teacher.settings import rewarded_estimator
+from verl_ext.adapters.tournament.settings import KEY, Tournament, tournament
+from verl_ext.catalog import ADVANTAGES
+
+CLIENTS = ("openai", "tenacity", "aiohttp")
+
+
+def check(config: DictConfig) -> None:
+    """Refuses what would fail or have no effect.
+
+    Args:
+        config: verl's whole configuration.
+
+    Raises:
+        SettingsError: names the key and the line to type.
+    """
+    wanted = tournament(config)
+    if wanted is None:
+        return
+    _check_clients()
+    anchor, judge = wanted.anchored(), wanted.judged_by()
+    if wanted.pointwise and anchor.greedy:
+        raise SettingsError(
+            f"{KEY}.anchor.greedy has no effect with topology=pointwise, which has no anchor. "
+            f"Add: {KEY}.anchor.greedy=false"
+        )
+    if judge.api_key_env and not os.environ.get(judge.api_key_env):
+        raise SettingsError(
+            f"{KEY}.judge.api_key_env: the environment has no {judge.api_key_env}. Set it; a judge "
+            f"that asks for no key: {KEY}.judge.api_key_env=null"
+        )
+    _check_group(config)
+    _check_other_rewards(config)
+    _check_dropping(config, wanted)
+
+
+def _check_clients() -> None:
+    for module in CLIENTS:
+        if importlib.util.find_spec(module) is None:
+            raise SettingsError(
+                f"{KEY} needs the Python module '{module}': pip install 'verl-ext[judge]'"
+            )
+
+
+def _check_group(config: DictConfig) -> None:
+    if config.actor_rollout_ref.rollout.n < 2:
+        raise SettingsError(
+            f"{KEY} compares the responses to a prompt, and there is one of each. "
+            "Add: actor_rollout_ref.rollout.n=8"
+        )
+    name = rewarded_estimator(config)
+    if name in ADVANTAGES and ADVANTAGES[name].binary_outcomes:
+        raise SettingsError(
+            f"'{name}' needs outcomes of 0 or 1, and {KEY} gives ranks between them. "
+            "Add: algorithm.adv_estimator=verl_ext.rank"
+        )
+
+
+def _check_other_rewards(config: DictConfig) -> None:
+    section = config.algorithm.verl_ext.group_reward
+    if section.get("reference_probability") is not None:
+        raise SettingsError(
+            f"{KEY} and algorithm.verl_ext.group_reward.reference_probability both set a "
+            "response's reward. Remove one of them: '~algorithm.verl_ext.group_reward.NAME'"
+        )
+    model = config.reward.reward_model
+    if model.enable and not model.enable_resource_pool:
+        raise SettingsError(
+            "reward.reward_model shares the policy's devices, so verl scores the whole batch "
+            f"after sampling, over what {KEY} has given. "
+            "Add: reward.reward_model.enable_resource_pool=true"
+        )
+
+
+def _check_dropping(config: DictConfig, wanted: Tournament) -> None:
+    if wanted.on_failure == "drop_group" and config.algorithm.verl_ext.get("deterministic"):
+        raise SettingsError(
+            f"{KEY}.on_failure=drop_group: when the judge fails is a matter of chance, and with it "
+            "which prompts are in a batch. Add: algorithm.verl_ext.deterministic=false, or "
+            f"{KEY}.on_failure=void_pair {KEY}.max_dropped=null"
+        )

@@ -1,0 +1,132 @@
+"""``algorithm.verl_ext.group_reward.tournament``, read once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig
+
+from verl_ext.adapters.judge.settings import JudgeSettings
+from verl_ext.adapters.sections import one_of, read
+from verl_ext.reward_fns.tournament import TOPOLOGIES
+
+KEY = "algorithm.verl_ext.group_reward.tournament"
+POINTWISE = "pointwise"
+FAILURES = ("void_pair", "drop_group", "raise")
+POLICY = "policy"  # as the judge's address: the policy's own servers
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The response that the others are first compared with, a prompt's first.
+
+    Attributes:
+        greedy: sample it at temperature 0.
+        train: train on it all the same.
+
+    Raises:
+        ValueError: ``train`` without ``greedy`` has no effect.
+    """
+
+    greedy: bool = False
+    train: bool = False
+
+    def __post_init__(self) -> None:
+        if self.train and not self.greedy:
+            raise ValueError("train=true has no effect without greedy=true: every response teaches")
+
+
+@dataclass(frozen=True)
+class Tournament:
+    """The section.
+
+    Attributes:
+        topology: one of ``reward_fns.tournament.TOPOLOGIES``; or ``"pointwise"``, each response
+            judged alone, for comparison.
+        calls: of ``pointwise``: times that each response is judged, with a seed each.
+        max_void: share of a group's comparisons that may be void, see ``on_failure``.
+        on_failure: what becomes of a group with more: ``"void_pair"``, equal rewards, so it teaches
+            nothing; ``"drop_group"``, another prompt takes its place; ``"raise"``, the run stops.
+        max_dropped: of ``drop_group``: batches' worth of groups dropped in one step before the run
+            stops.
+        anchor: keyword arguments of :class:`Anchor`.
+        judge: of ``adapters.judge.settings.JudgeSettings``; ``base_url: policy`` asks the policy's
+            own servers.
+
+    Raises:
+        ValueError: a value is none of those, or has no effect beside the others.
+    """
+
+    topology: str = "single_elimination"
+    calls: int | None = None
+    max_void: float = 0.0
+    on_failure: str = "void_pair"
+    max_dropped: float | None = None
+    anchor: Mapping[str, Any] = field(default_factory=dict)
+    judge: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        one_of("topology", self.topology, (*TOPOLOGIES, POINTWISE))
+        one_of("on_failure", self.on_failure, FAILURES)
+        if not 0 <= self.max_void < 1:
+            raise ValueError(f"max_void must be in [0, 1), got {self.max_void}")
+        if (self.calls is not None) != self.pointwise:
+            raise ValueError(
+                f"calls={self.calls} and topology={self.topology}: a number of calls goes with "
+                "topology=pointwise, and with it alone"
+            )
+        if self.calls is not None and self.calls < 1:
+            raise ValueError(f"calls must be >= 1, got {self.calls}")
+        if (self.max_dropped is not None) != (self.on_failure == "drop_group"):
+            raise ValueError(
+                f"max_dropped={self.max_dropped} and on_failure={self.on_failure}: a number of "
+                "batches goes with on_failure=drop_group, and with it alone"
+            )
+        if self.max_dropped is not None and not self.max_dropped > 0:
+            raise ValueError(f"max_dropped must be above 0, got {self.max_dropped}")
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether responses are judged alone."""
+        return self.topology == POINTWISE
+
+    @property
+    def self_judge(self) -> bool:
+        """Whether the policy's own servers judge."""
+        return self.judge.get("base_url") == POLICY
+
+    def anchored(self) -> Anchor:
+        """What the prompt's first response is.
+
+        Raises:
+            SettingsError: names the key.
+        """
+        made = read(f"{KEY}.anchor", Anchor, self.anchor)
+        assert made is not None
+        return made
+
+    def judged_by(self) -> JudgeSettings:
+        """How the judge is asked.
+
+        Raises:
+            SettingsError: names the key.
+        """
+        made = read(f"{KEY}.judge", JudgeSettings, self.judge)
+        assert made is not None
+        return made
+
+
+def tournament(config: DictConfig) -> Tournament | None:
+    """The section of a configuration; None without one.
+
+    Args:
+        config: verl's whole configuration.
+
+    Raises:
+        SettingsError: names the key, and the nearest valid one.
+    """
+    ours = config.algorithm.get("verl_ext") or {}
+    section = (ours.get("group_reward") or {}).get("tournament")
+    return read(KEY, Tournament, section)
+
+
