@@ -99,12 +99,12 @@ def _normalised(
     published: bool,
 ) -> Float[Tensor, " batch"]:
     """The formula above, on the rows that have an outcome."""
-    centred, group_size = centred(outcomes, groups)
+    from_mean, group_size = centred(outcomes, groups)
     deviations, task_size = centred(outcomes, tasks)
     squares = sums_over(deviations.square(), tasks)
     std = (squares / (task_size - 1).clamp_min(1)).sqrt()
     if published:
-        centred = torch.where(group_size == 1, outcomes, centred)
+        from_mean = torch.where(group_size == 1, outcomes, from_mean)
     else:
-        centred = torch.where((group_size == 1) | (task_size == 1), 0, centred)
-    return centred / (std + eps)
+        from_mean = torch.where((group_size == 1) | (task_size == 1), 0, from_mean)
+    return from_mean / (std + eps)

@@ -8,9 +8,9 @@ https://arxiv.org/abs/2601.06487, and https://github.com/Alibaba-NLP/qqr.
 
 What all five have in common: players are numbered from 0. ``await compare(i, j)`` gives the scores
 of i and of j, or None where the judge failed: such a comparison is void. It is asked at most once
-about a pair, in either order, and about all pairs of a round at once. The same ``seed`` and the same
-answers give the same result, whatever the order in which answers arrive. Ties are broken by points
-and then by a seeded draw, never by a player's number.
+about a pair, in either order, and about all pairs of a round at once. The same ``seed`` and answers
+give the same result, whatever the order in which answers arrive. Ties are broken by points and then
+by a seeded draw, never by a player's number.
 
     share of void comparisons > max_void      rewards None: the group is void
     no comparison told two players apart      rewards 0 for all

@@ -49,17 +49,17 @@ def label_index(
 
 
 def centred(
-    outcomes: Float[Tensor, " batch"], index: Int64[Tensor, " batch"]
+    values: Float[Tensor, " batch"], index: Int64[Tensor, " batch"]
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Outcomes minus the mean of those with the same index, and how many there are of them.
+    """Values minus the mean of those with the same index, and how many there are of them.
 
-    Measured from the lowest of them: equal outcomes then differ by exactly 0, where the rounded
-    mean of three times 0.1 is not 0.1 and a deviation of rounding errors would be divided by ε.
+    Measured from the lowest of them: equal values then differ by exactly 0, where the rounded mean
+    of three times 0.1 is not 0.1 and a deviation of rounding errors would be divided by an ε.
     """
-    lowest = torch.zeros_like(outcomes)
-    lowest.scatter_reduce_(0, index, outcomes, "amin", include_self=False)
-    above = outcomes - lowest[index]
-    size = sums_over(torch.ones_like(outcomes), index)
+    lowest = torch.zeros_like(values)
+    lowest.scatter_reduce_(0, index, values, "amin", include_self=False)
+    above = values - lowest[index]
+    size = sums_over(torch.ones_like(values), index)
     return above - sums_over(above, index) / size, size
 
 
