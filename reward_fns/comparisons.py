@@ -36,7 +36,7 @@ class Comparisons:
 
     Args:
         n: players, numbered from 0.
-        compare: ``await compare(i, j)`` gives the scores of i and j, or None where the judge failed.
+        compare: ``await compare(i, j)`` gives both scores, or None where the judge failed.
         seed: of every draw; the order in which answers arrive decides nothing.
         max_void: share of void comparisons above which the group is void.
         at_most: comparisons that the tournament can come to.
