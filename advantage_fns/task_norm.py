@@ -12,11 +12,13 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from verl_ext.tensor_ops import (
+    centred,
     label_index,
     outcome_scores,
     require_finite,
     require_same_shape,
     spread_over_tokens,
+    sums_over,
 )
 
 SINGLETON = ("zero", "paper")
@@ -97,34 +99,12 @@ def _normalised(
     published: bool,
 ) -> Float[Tensor, " batch"]:
     """The formula above, on the rows that have an outcome."""
-    centred, group_size = _centred(outcomes, groups)
-    deviations, task_size = _centred(outcomes, tasks)
-    squares = _sums(deviations.square(), tasks)
+    from_mean, group_size = centred(outcomes, groups)
+    deviations, task_size = centred(outcomes, tasks)
+    squares = sums_over(deviations.square(), tasks)
     std = (squares / (task_size - 1).clamp_min(1)).sqrt()
     if published:
-        centred = torch.where(group_size == 1, outcomes, centred)
+        from_mean = torch.where(group_size == 1, outcomes, from_mean)
     else:
-        centred = torch.where((group_size == 1) | (task_size == 1), 0, centred)
-    return centred / (std + eps)
-
-
-def _centred(
-    outcomes: Float[Tensor, " batch"], index: Int64[Tensor, " batch"]
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Outcomes minus the mean of those with the same index, and how many there are of them.
-
-    Measured from the lowest of them: equal outcomes then differ by exactly 0, where the rounded
-    mean of three times 0.1 is not 0.1 and a deviation of rounding errors would be divided by ε.
-    """
-    lowest = torch.zeros_like(outcomes)
-    lowest.scatter_reduce_(0, index, outcomes, "amin", include_self=False)
-    above = outcomes - lowest[index]
-    size = _sums(torch.ones_like(outcomes), index)
-    return above - _sums(above, index) / size, size
-
-
-def _sums(
-    values: Float[Tensor, " batch"], index: Int64[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
-    """For each row the sum over the rows with the same index, which is below their number."""
-    return torch.zeros_like(values).index_add_(0, index, values)[index]
+        from_mean = torch.where((group_size == 1) | (task_size == 1), 0, from_mean)
+    return from_mean / (std + eps)

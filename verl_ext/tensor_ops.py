@@ -48,6 +48,28 @@ def label_index(
     return torch.tensor(index, dtype=torch.int64, device=device)
 
 
+def centred(
+    values: Float[Tensor, " batch"], index: Int64[Tensor, " batch"]
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Values minus the mean of those with the same index, and how many there are of them.
+
+    Measured from the lowest of them: equal values then differ by exactly 0, where the rounded mean
+    of three times 0.1 is not 0.1 and a deviation of rounding errors would be divided by an ε.
+    """
+    lowest = torch.zeros_like(values)
+    lowest.scatter_reduce_(0, index, values, "amin", include_self=False)
+    above = values - lowest[index]
+    size = sums_over(torch.ones_like(values), index)
+    return above - sums_over(above, index) / size, size
+
+
+def sums_over(
+    values: Float[Tensor, " batch"], index: Int64[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """For each row the sum over the rows with the same index, which is below their number."""
+    return torch.zeros_like(values).index_add_(0, index, values)[index]
+
+
 def require_same_shape(**tensors: Tensor) -> None:
     """Refuses tensors that torch would broadcast against each other without a word.
 
