@@ -27,10 +27,10 @@ class Shown:
 class Annotator:
     """How scores come from qualities; all but the probability in points.
 
-    A response of quality q is worth low + q · (high − low). To that are added an offset of the call,
-    noise of its own and, in a pair, the favour for the first place; then it is rounded to the grid
+    A response of quality q is worth low + q · (high − low). Then an offset of the call is added,
+    noise of its own and, in a pair, the favour for the first place. The sum is rounded to the grid
     and kept within 0 and the best score. Nothing is drawn: the chance of a call is a hash of the
-    seed and what was shown.
+    seed and of what was shown.
 
     Attributes:
         noise: standard deviation of the noise of each response in each call. The two orders of a

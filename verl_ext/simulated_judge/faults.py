@@ -43,8 +43,8 @@ class Faults:
         seed: of all of them.
 
     Raises:
-        ValueError: an unknown kind, shares that are negative or more than 1 together, an outage that
-            ends before it begins, or a time that is none.
+        ValueError: an unknown kind, shares that are negative or more than 1 together, an outage
+            that ends before it begins, or a time that is none.
     """
 
     shares: Mapping[str, float] = field(default_factory=dict)
