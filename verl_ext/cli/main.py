@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from verl_ext.cli import convert, doctor, plot, toy
+from verl_ext.cli import convert, doctor, judge, plot, toy
 from verl_ext.cli import list as list_command  # the command is `list`; the builtin stays itself
 from verl_ext.suggest import nearest
 
@@ -19,6 +19,7 @@ COMMANDS: dict[str, ModuleType] = {
     "toy": toy,
     "convert": convert,
     "plot": plot,
+    "judge": judge,
 }
 
 
@@ -40,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "verl_ext").startswith("verl_ext"):
             raise  # a fault of ours, not of the installation
+        extra = "judge" if arguments.command == "judge" else "verl"
         return _refuse(
-            arguments.command, f"{error.name} is not installed: pip install 'verl-ext[verl]'"
+            arguments.command, f"{error.name} is not installed: pip install 'verl-ext[{extra}]'"
         )
 
 
