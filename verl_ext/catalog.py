@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from verl_ext.advantage_fns.rank import rank
 from verl_ext.advantage_fns.reverse_kl import reverse_kl
 from verl_ext.advantage_fns.task_norm import task_norm
 from verl_ext.advantage_fns.w_reinforce import w_reinforce
 from verl_ext.masks import aepo, std_filter, zero_advantage
 from verl_ext.reward_fns.reference_reward import ReferenceReward
+from verl_ext.reward_fns.tournament import single_elimination
 from verl_ext.sampling.stream import TaskBalancedStream
 
 
@@ -74,6 +76,8 @@ _SDPO = "Reinforcement Learning via Self-Distillation"
 _SDPO_URL = "https://arxiv.org/abs/2601.20802"
 _RLPR = "RLPR: Extrapolating RLVR to General Domains without Verifiers"
 _RLPR_URL = "https://arxiv.org/abs/2506.18254"
+_ARENA = "ArenaRL: Scaling RL for Open-Ended Agents via Tournament-based Relative Ranking"
+_ARENA_URL = "https://arxiv.org/abs/2601.06487"
 _OURS = "trainer.v1.trainer_mode=verl_ext.sync"
 
 ADVANTAGES: dict[str, Plugin] = {
@@ -96,6 +100,16 @@ ADVANTAGES: dict[str, Plugin] = {
         overlays=("task_norm", "qwenlong_l15"),
         needs=("group_ids", "task_ids"),
         requires="a verl_ext.* trainer, a column that names each prompt's task",
+    ),
+    "verl_ext.rank": Plugin(
+        function=rank,
+        title=_ARENA,
+        url=_ARENA_URL,
+        summary="a response's reward, such as its rank, standardised in its group",
+        line="algorithm.adv_estimator=verl_ext.rank",
+        overlays=("arena_rl",),
+        needs=("group_ids",),
+        requires="several responses a prompt",
     ),
 }
 
@@ -178,6 +192,16 @@ REWARDS: dict[str, Plugin] = {
         line=f"+algorithm.verl_ext.group_reward.reference_probability={{}} {_OURS}",
         overlays=("rlpr", "rlpr_llama", "rlpr_gemma"),
         requires="a verl_ext.* trainer, reference answers, responses between tags",
+    ),
+    "tournament": Plugin(
+        function=single_elimination,
+        title=_ARENA,
+        url=_ARENA_URL,
+        summary="a judge compares a prompt's responses in pairs, and their ranks are the reward",
+        line="+algorithm.verl_ext.group_reward.tournament.judge={base_url: URL, model: NAME} "
+        f"{_OURS}",
+        overlays=("arena_rl",),
+        requires="a verl_ext.* trainer, a judge, several responses a prompt",
     ),
 }
 
@@ -265,6 +289,13 @@ PAPERS: dict[str, Paper] = {
         summary="prompts whose responses differ too little in reward are replaced by others",
         line=f"{_RUN} +paper=std_filter +scale=cpu algorithm.adv_estimator=grpo",
         requires="several responses a prompt, rewards as soon as they are sampled",
+    ),
+    "arena_rl": Paper(
+        title=_ARENA,
+        url=_ARENA_URL,
+        summary="open-ended tasks: responses are ranked by a judge in a tournament",
+        line=f"{_RUN} +paper=arena_rl +scale=cpu",
+        requires="a judge behind an OpenAI-compatible endpoint, several responses a prompt",
     ),
     "rlpr": Paper(
         title=_RLPR,

@@ -329,7 +329,7 @@ def test_prompts_without_any_reward_are_replaced_and_leave_the_average_alone(mad
 
 def test_a_run_in_which_no_prompt_has_a_reward_stops_in_words(made):
     trainer = made(World(unscored=range(1000)), "sync", max_gen_batches=2)
-    with pytest.raises(NotEnoughSpreadError, match="0 of .* prompts pass"):
+    with pytest.raises(NotEnoughSpreadError, match=r"0 of .* prompts pass"):
         train(trainer, 1)
 
 

@@ -89,6 +89,7 @@ def as_verl_estimator(
     out of the loss, not out of the statistics, as there.
     """
     wanted = set(inspect.signature(function).parameters)
+    first = first_argument(function)
 
     @functools.wraps(function)
     def estimator(
@@ -106,17 +107,27 @@ def as_verl_estimator(
         context = _CONTEXT.get()
         if context is None:
             _refuse_without_fields(f"verl_ext.{function.__name__}", declared)
-            rewards = onto_sampled_tokens(token_level_rewards, response_mask)
+            rewards = first(onto_sampled_tokens(token_level_rewards, response_mask))
             return function(rewards, response_mask, **fields, **settings)
         fields |= {name: context.fields[name] for name in declared}
         last = context.sessions.last
         of_last = {name: [values[row] for row in last.tolist()] for name, values in fields.items()}
         sampled = context.sampled[last]
-        rewards = onto_sampled_tokens(token_level_rewards[last], sampled)
+        rewards = first(onto_sampled_tokens(token_level_rewards[last], sampled))
         results = function(rewards, sampled, **of_last, **settings)
         return tuple(_on_every_output(result, response_mask, context) for result in results)
 
     return estimator
+
+
+def first_argument(function: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+    """How (rows, time) rewards are handed to a function: as they are, or one number a response.
+
+    Args:
+        function: an advantage function; where it names its first argument ``rewards``, it is one.
+    """
+    name = next(iter(inspect.signature(function).parameters))
+    return (lambda rewards: rewards.sum(-1)) if name == "rewards" else (lambda rewards: rewards)
 
 
 def _refuse_without_fields(name: str, declared: Sequence[str]) -> None:

@@ -44,6 +44,7 @@ def check_and_prepare(config: DictConfig) -> None:
     tokenizers.check(config)
     teacher_check.prepare(config)
     reference_check.prepare(config)
+    tournament_check.prepare(config)
     megatron.check_model(config)  # the toy model exists only now
     machine.prepare(config)
     run_view.READY.set()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from verl_ext.adapters.advantage import first_argument
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.masks import MaskChain
 from verl_ext.adapters.names import TRAINER_MODES
@@ -211,6 +212,6 @@ def _check_call(key: str, plugin: Plugin, arguments: Mapping[str, Any]) -> None:
         if inspect.isclass(function):
             function(**plain)
         else:
-            function(batch, mask, **fields, **plain)
+            function(first_argument(function)(batch), mask, **fields, **plain)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{key}: {error}") from error

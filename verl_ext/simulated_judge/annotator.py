@@ -5,7 +5,7 @@ Feedback", 2023, https://arxiv.org/abs/2305.14387.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from verl_ext.simulated_judge.chance import gauss, uniform
 
@@ -88,6 +88,14 @@ class Annotator:
     def best(self) -> float:
         """What the quality 1 is worth."""
         return self.max_score if self.high is None else self.high
+
+    def asked(self, again: int) -> "Annotator":
+        """The same annotator asked another time: other chance, the same habits.
+
+        Args:
+            again: the seed of the request; 0 for the first time.
+        """
+        return replace(self, seed=self.seed + again * 1_000_003) if again else self
 
     def pair(self, question: str, first: Shown, second: Shown) -> tuple[float, float]:
         """The scores of two responses seen side by side.

@@ -103,7 +103,7 @@ class SimulatedJudge:
             return await SPECIAL[fault](request)
         if fault in STATUS:
             return _error(*STATUS[fault], headers=self._headers(fault))
-        annotator = self._settings.annotator
+        annotator = self._settings.annotator.asked(int(body.get("seed") or 0))
         fields = scores(asked, self._quality, annotator)
         return web.json_response(completion(body, fields, fault, annotator.max_score))
 

@@ -1,4 +1,4 @@
-"""The hidden quality of an answer, for validation: what a judge sees and no rule of the run does."""
+"""The hidden quality of an answer, for validation: a judge sees it, and no rule of the run does."""
 
 from typing import Any
 

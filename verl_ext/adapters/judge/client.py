@@ -84,24 +84,27 @@ class Judge:
             ValueError: the question is not text.
         """
         rule = self._settings.rule
-        messages = pair_messages(rule, question, self._seen(first), self._seen(second))
+        messages = pair_messages(rule, question, self.seen(first), self.seen(second))
         done = await self._call(messages, pair_format(rule.max_score), parse_pair)
         return PairVerdict(done.read, done.reply.failure, done.reply.detail, done.cost)
 
-    async def single(self, question: Question, response: JudgedResponse) -> SingleVerdict:
+    async def single(
+        self, question: Question, response: JudgedResponse, seed: int | None = None
+    ) -> SingleVerdict:
         """The score of one response, seen alone.
 
         Args:
             question: chat messages that it answers.
             response: the response.
+            seed: of the judge's sampling, to ask several times; None for none.
 
         Raises:
             JudgeError: no call can succeed.
             ValueError: the question is not text.
         """
         rule = self._settings.rule
-        messages = single_messages(rule, question, self._seen(response))
-        done = await self._call(messages, single_format(rule.max_score), parse_single)
+        messages = single_messages(rule, question, self.seen(response))
+        done = await self._call(messages, single_format(rule.max_score), parse_single, seed)
         return SingleVerdict(done.read, done.reply.failure, done.reply.detail, done.cost)
 
     async def both_orders(
@@ -146,29 +149,39 @@ class Judge:
             await self._exchange.close()
         self._loop = None
 
-    def _seen(self, response: JudgedResponse) -> JudgedResponse:
+    def seen(self, response: JudgedResponse) -> JudgedResponse:
+        """What the judge is shown of a response.
+
+        Args:
+            response: all of it.
+        """
         return JudgedResponse(
             response.reasoning if self._settings.show_reasoning else "",
             response.tool_calls if self._settings.show_tool_calls else (),
             response.answer,
         )
 
-    def _body(self, messages: Messages, form: dict[str, Any]) -> dict[str, Any]:
+    def _body(self, messages: Messages, form: dict[str, Any], seed: int | None) -> dict[str, Any]:
         settings = self._settings
         return {
             "model": settings.model,
             "messages": messages,
             "temperature": settings.temperature,
             "max_tokens": settings.max_tokens,
+            **({} if seed is None else {"seed": seed}),
             **({"response_format": form} if settings.structured == "json_schema" else {}),
             **({"extra_body": dict(settings.extra_body)} if settings.extra_body else {}),
         }
 
     async def _call(
-        self, messages: Messages, form: dict[str, Any], parse: Callable[[str, float], Read]
+        self,
+        messages: Messages,
+        form: dict[str, Any],
+        parse: Callable[[str, float], Read],
+        seed: int | None = None,
     ) -> _Outcome:
         """From the cache, or from the endpoint when it is this call's turn."""
-        body = self._body(messages, form)
+        body = self._body(messages, form, seed)
         name = key(self._settings.base_url, body) if self._cache else ""
         kept = self._cache.find(name) if self._cache else None
         if kept is not None:

@@ -8,12 +8,14 @@ are, so that what filters prompts by their rewards works as with any other rewar
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import cycle
 from typing import Any
 
 from omegaconf import DictConfig
 from verl.trainer.ppo.v1.trainer_base import apply_greedy_sampling_params
 
-from verl_ext.adapters.judge.client import Judge, JudgeError
+from verl_ext.adapters.judge.client import Judge
+from verl_ext.adapters.judge.settings import JudgeError
 from verl_ext.adapters.rollout.seeds import SEED, derived_seed
 from verl_ext.adapters.rollout.stopping import stop
 from verl_ext.adapters.tournament.group import GroupVerdict, judged
@@ -82,9 +84,10 @@ class TournamentGuard:
         return tournament(self.config)
 
     @cached_property
-    def _ext_judge(self) -> Judge:
+    def _ext_judges(self) -> cycle[Judge]:
+        """The judge's servers, group by group."""
         assert self._ext_tournament is not None
-        return Judge(self._ext_tournament.judged_by())
+        return cycle([Judge(settings) for settings in self._ext_tournament.judges()])
 
     @cached_property
     def _ext_groups(self) -> dict[str, Group]:
@@ -136,7 +139,9 @@ class TournamentGuard:
         assert wanted is not None
 
         async def judge(responses: Sequence[Any], seed: int) -> GroupVerdict:
-            return await judged(wanted, self._ext_judge, row["raw_prompt"], responses, seed)
+            asked = next(self._ext_judges)
+            seen = [asked.seen(response) for response in responses]
+            return await judged(wanted, asked, row["raw_prompt"], seen, seed)
 
         try:
             place, verdict = await group.verdict(session, self._ext_response(outputs), judge)

@@ -1,14 +1,17 @@
 """Refuses a tournament that could not be judged, or settings without effect."""
 
+import atexit
 import importlib.util
 import os
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.teacher.settings import rewarded_estimator
-from verl_ext.adapters.tournament.settings import KEY, Tournament, tournament
+from verl_ext.adapters.tournament.settings import KEY, POLICY, SIMULATED, Tournament, tournament
 from verl_ext.catalog import ADVANTAGES
+from verl_ext.simulated_judge.child import RunningJudge, start
 
 CLIENTS = ("openai", "tenacity", "aiohttp")
 
@@ -26,7 +29,15 @@ def check(config: DictConfig) -> None:
     if wanted is None:
         return
     _check_clients()
-    anchor, judge = wanted.anchored(), wanted.judged_by()
+    if wanted.address is None:
+        raise SettingsError(
+            f"{KEY}.judge.base_url is empty: nobody judges. Add: {KEY}.judge.base_url="
+            f"http://HOST:PORT/v1 {KEY}.judge.model=NAME; or {KEY}.judge.base_url={POLICY}, the "
+            "policy's own servers"
+        )
+    anchor, judge = wanted.anchored(), wanted.judges()[0]
+    if wanted.address == SIMULATED:
+        wanted.simulated_by()
     if wanted.pointwise and anchor.greedy:
         raise SettingsError(
             f"{KEY}.anchor.greedy has no effect with topology=pointwise, which has no anchor. "
@@ -40,6 +51,29 @@ def check(config: DictConfig) -> None:
     _check_group(config)
     _check_other_rewards(config)
     _check_dropping(config, wanted)
+
+
+def prepare(config: DictConfig) -> RunningJudge | None:
+    """Starts the simulated judge where one is asked for; it ends with this process.
+
+    Args:
+        config: verl's whole configuration, in which its address is written down.
+    """
+    wanted = tournament(config)
+    if wanted is None:
+        return None
+    section = config.algorithm.verl_ext.group_reward.tournament
+    plain: Any = OmegaConf.to_container(section, resolve=True)
+    running = None
+    with open_dict(config):
+        # Written down: whether the run is on the toy shows while its paths are unresolved.
+        section.judge.update(plain["judge"])
+        section.simulated = plain.get("simulated")
+        if wanted.address == SIMULATED:
+            running = start(wanted.simulated_by())
+            atexit.register(running.stop)
+            section.urls = [running.url]
+    return running
 
 
 def _check_clients() -> None:

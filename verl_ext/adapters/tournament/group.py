@@ -3,23 +3,31 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from typing import Any, Protocol
 
+from verl_ext.adapters.judge.verdict import PairVerdict, SingleVerdict
 from verl_ext.adapters.tournament.settings import Tournament
-from verl_ext.reward_fns.judge import bidirectional
+from verl_ext.reward_fns.judge import Scores, both_orders
+from verl_ext.reward_fns.judge_prompt import JudgedResponse
 from verl_ext.reward_fns.tournament import TOPOLOGIES
 
+Question = Sequence[Mapping[str, Any]]
 
-class JudgeLike(Protocol):
-    """What a group asks, ``adapters.judge.client.Judge``: verdicts with ``scores`` or a failure."""
 
-    async def pair(self, question: Any, first: Any, second: Any) -> Any:
+class Asked(Protocol):
+    """What a group asks: ``adapters.judge.client.Judge``."""
+
+    async def pair(
+        self, question: Question, first: JudgedResponse, second: JudgedResponse
+    ) -> PairVerdict:
         """Of two responses, in the order in which they are shown."""
 
-    async def single(self, question: Any, response: Any, seed: int | None = None) -> Any:
+    async def single(
+        self, question: Question, response: JudgedResponse, seed: int | None = None
+    ) -> SingleVerdict:
         """Of one response."""
 
 
@@ -41,7 +49,11 @@ class GroupVerdict:
 
 
 async def judged(
-    wanted: Tournament, judge: JudgeLike, question: Any, responses: Sequence[Hashable], seed: int
+    wanted: Tournament,
+    judge: Asked,
+    question: Question,
+    responses: Sequence[JudgedResponse],
+    seed: int,
 ) -> GroupVerdict:
     """Asks for as many judgements as the topology needs, and makes rewards of them.
 
@@ -51,8 +63,8 @@ async def judged(
     Args:
         wanted: topology, and how much may be void.
         judge: asked concurrently.
-        question: for it.
-        responses: for it; the first is the anchor.
+        question: chat messages that all answer.
+        responses: as the judge sees them; the first is the anchor.
         seed: of draws.
     """
     players = list(dict.fromkeys(responses))
@@ -61,17 +73,17 @@ async def judged(
         return GroupVerdict((0.0,) * len(responses), points=(None,) * len(responses))
     book = _Book(judge, question, players)
     if wanted.pointwise:
-        rewards = await book.alone(wanted.calls or 1, wanted.max_void)
+        best = wanted.judges()[0].max_score
+        rewards = await book.alone(wanted.calls or 1, wanted.max_void, best)
     else:
-        result = await TOPOLOGIES[wanted.topology](
-            len(players), book.compare, seed=seed, max_void=wanted.max_void
-        )
+        play = TOPOLOGIES[wanted.topology]
+        result = await play(len(players), book.compare, seed=seed, max_void=wanted.max_void)
         rewards = result.rewards
-        book.sums["comparisons"], book.sums["void"] = result.comparisons, result.void
+        book.sums.update(comparisons=result.comparisons, void=result.void)
     points = book.points()
     given = [value for value in points if value is not None]
     if len(given) > 1:
-        book.sums["spread"], book.sums["spread_groups"] = pstdev(given), 1
+        book.sums.update(spread=pstdev(given), spread_groups=1)
     return GroupVerdict(
         tuple(rewards[n] if rewards is not None else 0.0 for n in place),
         rewards is None,
@@ -83,75 +95,70 @@ async def judged(
 class _Book:
     """What the judge has said in a group, put down as it comes."""
 
-    def __init__(self, judge: JudgeLike, question: Any, players: Sequence[Any]) -> None:
+    def __init__(self, judge: Asked, question: Question, players: Sequence[JudgedResponse]) -> None:
         self._judge, self._question, self._players = judge, question, players
         self._points: list[list[float]] = [[] for _ in players]
         self.sums: Counter[str] = Counter()
 
     def points(self) -> list[float | None]:
         """The mean of each player's."""
-        # In an order of their own: which answer came first must not show in the last bit.
+        # Sorted: which answer came first must not show in the last bit.
         return [fmean(sorted(own)) if own else None for own in self._points]
 
-    def _put_down(self, verdict: Any, *players: int) -> tuple[float, ...] | None:
-        self.sums["calls"] += 1
-        self.sums["seconds"] += verdict.seconds
-        self.sums["tokens"] += verdict.tokens
-        self.sums["cached"] += verdict.cached
-        if verdict.scores is None:
-            self.sums[f"failed/{verdict.failure.value}"] += 1
-            return None
-        for player, score in zip(players, verdict.scores, strict=True):
-            self._points[player].append(score)
-        return tuple(verdict.scores)
+    async def compare(self, i: int, j: int) -> Scores | None:
+        """Both orders of a pair, summed; and what the order alone has decided."""
+        both = await both_orders(self._shown, i, j)
+        if both.favour is not None:
+            self.sums.update(pairs=1, order=both.favour, order_squared=both.favour**2)
+        return both.totals
 
-    async def compare(self, i: int, j: int) -> tuple[float, float] | None:
-        """Both orders of a pair, summed; and how far the two orders disagree."""
-        margins: dict[int, float] = {}
-
-        async def shown(first: int, second: int) -> tuple[float, float] | None:
-            players = self._players[first], self._players[second]
-            verdict = await self._judge.pair(self._question, *players)
-            scores = self._put_down(verdict, first, second)
-            if scores is None:
-                return None
-            margins[first] = scores[0] - scores[1]
-            return scores[0], scores[1]
-
-        total = await bidirectional(shown, i, j)
-        if total is not None:
-            # Margin of the one shown first: what the order alone decides is the mean of the two.
-            order = (margins[i] + margins[j]) / 2
-            self.sums["pairs"] += 1
-            self.sums["order"] += order
-            self.sums["order_squared"] += order * order
-        return total
-
-    async def alone(self, calls: int, max_void: float) -> list[float] | None:
+    async def alone(self, calls: int, max_void: float, best: float) -> list[float] | None:
         """Each player's mean share of the best score; None if too many calls have failed."""
         jobs = [(n, seed) for n in range(len(self._players)) for seed in range(calls)]
-
-        async def one(player: int, seed: int) -> None:
-            verdict = await self._judge.single(self._question, self._players[player], seed)
-            self._put_down(verdict, player)
-
-        await asyncio.gather(*(one(*job) for job in jobs))
+        await asyncio.gather(*(self._single(*job) for job in jobs))
         void = len(jobs) - sum(map(len, self._points))
-        self.sums["comparisons"], self.sums["void"] = len(jobs), void
+        self.sums.update(comparisons=len(jobs), void=void)
         if void > max_void * len(jobs) or not all(self._points):
             return None
         for own in self._points:
             if len(own) > 1:
-                self.sums["alone"] += 1
-                self.sums["alone_variance"] += pstdev(own) ** 2 / (len(own) - 1)
-        return [fmean(sorted(own)) / self._judge.max_score for own in self._points]  # type: ignore[attr-defined]
+                self.sums.update(alone=1, alone_variance=pstdev(own) ** 2 / (len(own) - 1))
+        return [fmean(sorted(own)) / best for own in self._points]
+
+    async def _shown(self, first: int, second: int) -> Scores | None:
+        players = self._players[first], self._players[second]
+        verdict = await self._judge.pair(self._question, *players)
+        self._count(verdict)
+        if verdict.scores is not None:
+            for player, score in zip((first, second), verdict.scores, strict=True):
+                self._points[player].append(score)
+        return verdict.scores
+
+    async def _single(self, player: int, seed: int) -> None:
+        verdict = await self._judge.single(self._question, self._players[player], seed)
+        self._count(verdict)
+        if verdict.score is not None:
+            self._points[player].append(verdict.score)
+
+    def _count(self, verdict: PairVerdict | SingleVerdict) -> None:
+        cost = verdict.cost
+        tokens = cost.prompt_tokens + cost.completion_tokens
+        self.sums.update(
+            calls=1,
+            seconds=cost.latency_s,
+            attempts=cost.attempts,
+            tokens=tokens,
+            cached=cost.cached,
+        )
+        if verdict.failure is not None:
+            self.sums.update({f"failed/{verdict.failure.value}": 1})
 
 
 def noise(sums: Mapping[str, float]) -> float:
-    """The standard deviation of a response's mean points that the judge's noise makes; NaN unknown.
+    """The standard deviation that the judge's noise makes in a response's points; NaN: unknown.
 
-    Of pairs from how far their two orders disagree beyond the usual preference for the first; of
-    responses judged alone from how far repeated calls do.
+    Of pairs from how far their two orders disagree beyond the usual favour for the first, in the
+    mean of two calls; of responses judged alone from how far repeated calls do, in their mean.
 
     Args:
         sums: of groups, added up.

@@ -1,7 +1,8 @@
 """``algorithm.verl_ext.group_reward.tournament``, read once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
@@ -9,11 +10,16 @@ from omegaconf import DictConfig
 from verl_ext.adapters.judge.settings import JudgeSettings
 from verl_ext.adapters.sections import one_of, read
 from verl_ext.reward_fns.tournament import TOPOLOGIES
+from verl_ext.simulated_judge.annotator import Annotator
+from verl_ext.simulated_judge.faults import Faults
+from verl_ext.simulated_judge.settings import ServerSettings
 
 KEY = "algorithm.verl_ext.group_reward.tournament"
+HABITS = tuple(each.name for each in fields(Annotator))
 POINTWISE = "pointwise"
 FAILURES = ("void_pair", "drop_group", "raise")
-POLICY = "policy"  # as the judge's address: the policy's own servers
+# As the judge's address: the policy's own servers; a simulated judge, started with the run.
+POLICY, SIMULATED = "policy", "simulated"
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,11 @@ class Tournament:
         max_dropped: of ``drop_group``: batches' worth of groups dropped in one step before the run
             stops.
         anchor: keyword arguments of :class:`Anchor`.
-        judge: of ``adapters.judge.settings.JudgeSettings``; ``base_url: policy`` asks the policy's
-            own servers.
+        judge: of ``adapters.judge.settings.JudgeSettings``; as ``base_url`` also ``"policy"``, the
+            policy's own servers, or ``"simulated"``.
+        simulated: of ``simulated_judge.settings.ServerSettings`` and of its annotator; for
+            ``base_url=simulated``.
+        urls: of the judge's servers, where the run has to find them; not to be set by hand.
 
     Raises:
         ValueError: a value is none of those, or has no effect beside the others.
@@ -64,6 +73,8 @@ class Tournament:
     max_dropped: float | None = None
     anchor: Mapping[str, Any] = field(default_factory=dict)
     judge: Mapping[str, Any] = field(default_factory=dict)
+    simulated: Mapping[str, Any] | None = None
+    urls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("topology", self.topology, (*TOPOLOGIES, POINTWISE))
@@ -82,6 +93,11 @@ class Tournament:
                 f"max_dropped={self.max_dropped} and on_failure={self.on_failure}: a number of "
                 "batches goes with on_failure=drop_group, and with it alone"
             )
+        if (self.simulated is not None) != (self.address == SIMULATED):
+            raise ValueError(
+                f"simulated={self.simulated} and judge.base_url={self.address}: a judge is "
+                "described where base_url=simulated, and there alone"
+            )
         if self.max_dropped is not None and not self.max_dropped > 0:
             raise ValueError(f"max_dropped must be above 0, got {self.max_dropped}")
 
@@ -91,9 +107,9 @@ class Tournament:
         return self.topology == POINTWISE
 
     @property
-    def self_judge(self) -> bool:
-        """Whether the policy's own servers judge."""
-        return self.judge.get("base_url") == POLICY
+    def address(self) -> str | None:
+        """The judge's ``base_url`` as it stands in the configuration."""
+        return self.judge.get("base_url")
 
     def anchored(self) -> Anchor:
         """What the prompt's first response is.
@@ -105,13 +121,33 @@ class Tournament:
         assert made is not None
         return made
 
-    def judged_by(self) -> JudgeSettings:
-        """How the judge is asked.
+    def judges(self) -> list[JudgeSettings]:
+        """How the judge is asked, at each of its servers.
 
         Raises:
             SettingsError: names the key.
         """
-        made = read(f"{KEY}.judge", JudgeSettings, self.judge)
+        found = self.address in (POLICY, SIMULATED)
+        # Before the run has found them, settings are read to be checked.
+        urls = (self.urls or (f"http://{self.address}/v1",)) if found else (self.address,)
+        made = [
+            read(f"{KEY}.judge", JudgeSettings, {**self.judge, "base_url": url}) for url in urls
+        ]
+        return [one for one in made if one is not None]
+
+    def simulated_by(self) -> ServerSettings:
+        """What the simulated judge is.
+
+        Raises:
+            SettingsError: names the key.
+        """
+        given = dict(self.simulated or {})
+        habits = {name: given.pop(name) for name in HABITS if name in given}
+        faults = read(f"{KEY}.simulated.faults", Faults, given.pop("faults", {}))
+        annotator = read(f"{KEY}.simulated", Annotator, habits)
+        made = read(
+            f"{KEY}.simulated", partial(ServerSettings, annotator=annotator, faults=faults), given
+        )
         assert made is not None
         return made
 
@@ -128,5 +164,3 @@ def tournament(config: DictConfig) -> Tournament | None:
     ours = config.algorithm.get("verl_ext") or {}
     section = (ours.get("group_reward") or {}).get("tournament")
     return read(KEY, Tournament, section)
-
-

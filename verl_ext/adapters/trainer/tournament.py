@@ -14,7 +14,7 @@ from verl_ext.adapters.rollout.stopping import stop_when_told
 from verl_ext.adapters.rollout.tournament import REPORT, JudgeFailedError
 from verl_ext.adapters.sessions import sessions
 from verl_ext.adapters.tournament.group import noise
-from verl_ext.adapters.tournament.settings import KEY, Tournament, tournament
+from verl_ext.adapters.tournament.settings import KEY, POLICY, Tournament, tournament
 from verl_ext.adapters.trainer import our_workers
 from verl_ext.adapters.trainer.stage import Stage
 
@@ -56,11 +56,10 @@ class TournamentRewards(Stage):
     def on_init_end(self) -> None:
         """Tells the workers, which are still to come, where the policy's own servers are."""
         super().on_init_end()  # type: ignore[misc]
-        if self.ext_tournament is not None and self.ext_tournament.self_judge:
-            addresses = self.llm_server_manager.get_addresses()
+        if self.ext_tournament is not None and self.ext_tournament.address == POLICY:
+            urls = [f"http://{one}/v1" for one in self.llm_server_manager.get_addresses()]
             with open_dict(self.config):
-                section = self.config.algorithm.verl_ext.group_reward.tournament
-                section.judge.base_url = [f"http://{address}/v1" for address in addresses]
+                self.config.algorithm.verl_ext.group_reward.tournament.urls = urls
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
@@ -71,7 +70,7 @@ class TournamentRewards(Stage):
         return batch
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """As verl's, but where the judge has told nobody apart: an optimizer moves without cause."""
+        """As verl's, but where the judge has told nobody apart: momentum would move the policy."""
         if self.ext_tournament is None:
             updated: KVBatchMeta = super()._update_actor(batch, metrics)  # type: ignore[misc]
             return updated
