@@ -6,15 +6,17 @@ from typing import Any
 from verl_ext.toy.reward import answered_word, likeness
 from verl_ext.toy.task import SKILLS, run
 
-# Of group_reward.tournament under task=toy. Answers differ by a few tenths, most by less; a call's
-# mood is as large, and common to both responses of a pair.
+# Of group_reward.tournament under task=toy. Answers to a prompt differ by a point on average; a
+# call's mood moves both of a pair by twice that, and each of them by half of it.
 JUDGE: dict[str, Any] = {
     "base_url": "simulated",
     "model": "simulated",
     "simulated": {
         "quality": "verl_ext.toy.hidden_quality:quality",
-        "noise": 0.1,
-        "calibration": 0.2,
+        "low": 1.0,
+        "high": 7.0,
+        "noise": 0.5,
+        "calibration": 2.0,
     },
 }
 _PROMPT = re.compile(r"((?:f\d+\()+)([a-z]+)(\)+)=")
