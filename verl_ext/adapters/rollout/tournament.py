@@ -6,7 +6,7 @@ are, so that what filters prompts by their rewards works as with any other rewar
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import cycle
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 from omegaconf import DictConfig
 from verl.trainer.ppo.v1.trainer_base import apply_greedy_sampling_params
 
-from verl_ext.adapters.judge.client import Judge
 from verl_ext.adapters.judge.settings import JudgeError
 from verl_ext.adapters.rollout.seeds import SEED, derived_seed
 from verl_ext.adapters.rollout.stopping import stop
@@ -84,8 +83,11 @@ class TournamentGuard:
         return tournament(self.config)
 
     @cached_property
-    def _ext_judges(self) -> cycle[Judge]:
+    def _ext_judges(self) -> Iterator[Any]:
         """The judge's servers, group by group."""
+        # Here: a run without a judge needs no client.
+        from verl_ext.adapters.judge.client import Judge
+
         assert self._ext_tournament is not None
         return cycle([Judge(settings) for settings in self._ext_tournament.judges()])
 
