@@ -6,6 +6,7 @@ The toy's answers are free-form: right in any wording, while a rule that compare
 reference's own wording alone. No method sees the judge that the validation asks.
 
 rlpr          the probability of the reference after the response's reasoning
+on Megatron   the same; rlpr is on FSDP2
 no debiasing  the same without subtracting the probability without reasoning
 product       the likelihood of the whole reference instead of the mean token probability
 no filter     all prompts, whatever the spread of their rewards
@@ -33,6 +34,7 @@ REWARD = f"{OURS}.group_reward.reference_probability"
 NO_FILTER = f"~{OURS}.masks.std_filter"
 METHODS = {
     "rlpr": [],
+    "on Megatron": ["model_engine=megatron"],
     "no debiasing": [f"{REWARD}.debias=none"],
     "product": [f"{REWARD}.reduction=product"],
     "no filter": [NO_FILTER],
@@ -57,7 +59,8 @@ def draw(found: dict[str, list[RunLog]], path: Path) -> None:
     toy_run.draw_methods(axes, found, SOURCE)
     axes.set_ylabel("right in any wording")
     axes.set_title(f"validation: {SOURCE}")
-    headline(figure, "RLPR without a verifier", f"{len(next(iter(found.values())))} seeds")
+    seeds = len(next(iter(found.values())))
+    headline(figure, "RLPR without a verifier", f"{seeds} seed{'s' * (seeds > 1)}")
     figure.savefig(path, format="png", dpi=DPI)
 
 
