@@ -22,6 +22,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from verl_ext.metrics.ranks import spearman
 from verl_ext.reward_fns.tournament import TOPOLOGIES, Compare, TournamentResult
 from verl_ext.text_table import aligned
@@ -39,6 +41,7 @@ class WaitingJudge:
         self.latency, self.rounds, self.waiting = latency, 0, 0
 
     async def __call__(self, i: int, j: int) -> tuple[float, float]:
+        """Scores of the two."""
         self.rounds += self.waiting == 0  # the first of a round: those before have answered
         self.waiting += 1
         await asyncio.sleep(self.latency)
@@ -98,7 +101,7 @@ async def ranking_quality(
         if result.rewards is None:
             raise RuntimeError("a judge that never fails made a group void")
         made.append(result.comparisons)
-        correlations.append(spearman(result.rewards, quality))
+        correlations.append(spearman(torch.tensor(result.rewards), torch.tensor(quality)))
     return statistics.fmean(made), statistics.fmean(correlations)
 
 

@@ -171,8 +171,8 @@ def test_deviates_where_the_best_seeds_have_the_byes():
 
 
 def test_deviates_in_counting_the_points_of_a_pair_once():
-    # Losers of the first round are 0 with 3, 9 and 5, and 3 with 7 and 4: the means are 5.67 and 5.5.
-    # With the 3 points against 1 counted again, whom it meets in the bracket, 0 has 5.
+    # Losers of the first round are 0 with 3, 9 and 5, and 3 with 7 and 4: means 5.67 and 5.5. With
+    # the 3 points against 1 counted again, whom it meets in the bracket, that of 0 is 5.
     points = {(1, 0): (15, 3), (2, 0): (12, 9), (3, 0): (7, 5), (2, 3): (8, 4), (1, 2): (9, 8)}
     mine = ours("single_elimination", 4, points).rewards
     assert mine == pytest.approx([1 / 3, 1, 2 / 3, 0])
