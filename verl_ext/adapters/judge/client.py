@@ -226,18 +226,20 @@ class Judge:
 
     def _retrying(self) -> tenacity.AsyncRetrying:
         settings = self._settings
-        backoff = tenacity.wait_exponential_jitter(
-            settings.backoff_s, settings.max_backoff_s, jitter=settings.backoff_s
+        longest = settings.max_backoff_s
+        backoff = tenacity.wait_exponential(settings.backoff_s, longest) + tenacity.wait_random(
+            0, settings.backoff_s
         )
 
         def again(result: tuple[Any, Reply]) -> bool:
             reply = result[1]
-            late = (reply.retry_after or 0.0) > settings.max_backoff_s
+            late = (reply.retry_after or 0.0) > longest
             return reply.failure is not None and reply.failure not in FINAL and not late
 
         def wait(state: tenacity.RetryCallState) -> float:
             assert state.outcome is not None
-            return max(backoff(state), state.outcome.result()[1].retry_after or 0.0)
+            told = state.outcome.result()[1].retry_after or 0.0
+            return max(min(backoff(state), longest), told)
 
         return tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(settings.attempts),
