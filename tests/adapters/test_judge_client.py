@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from openai.types.chat import ChatCompletion
 
 from verl_ext.adapters.judge import exchange
 from verl_ext.adapters.judge.breaker import Admission, Breaker
@@ -188,6 +189,37 @@ def test_a_slow_judge_is_waited_for(serve):
     (verdict,) = asked(serve(faults=Faults({"slow": 1.0}, slow_s=0.3)), timeout_s=30)
     assert verdict.failure is None
     assert verdict.cost.latency_s >= 0.3
+
+
+CHOICE = {"index": 0, "finish_reason": "stop", "message": {"content": "{}"}}
+FILTERED = CHOICE | {"finish_reason": "content_filter"}
+
+
+@pytest.mark.parametrize(
+    ("body", "failure"),
+    [
+        ("<html>hello</html>", Failure.MALFORMED),
+        ({}, Failure.MALFORMED),
+        ({"choices": None}, Failure.MALFORMED),
+        ({"choices": []}, Failure.MALFORMED),
+        ({"choices": "x"}, Failure.MALFORMED),
+        ({"choices": [None]}, Failure.MALFORMED),
+        ({"choices": [CHOICE | {"message": None}]}, Failure.MALFORMED),
+        ({"choices": [CHOICE | {"message": {"content": None}}]}, Failure.MALFORMED),
+        ({"choices": [CHOICE | {"message": {"content": [1]}}]}, Failure.MALFORMED),
+        ({"choices": [CHOICE | {"message": {"refusal": "no"}}]}, Failure.REFUSED),
+        ({"choices": [FILTERED]}, Failure.REFUSED),
+        ({"choices": [CHOICE]}, None),
+        ({"choices": [CHOICE], "usage": {"prompt_tokens": "many"}}, None),
+    ],
+)
+def test_bodies_that_are_no_completion_are_failures(body, failure):
+    """The client hands over what it could not check."""
+    given = ChatCompletion.construct(**body) if isinstance(body, dict) else body
+    reply = exchange._of_completion(given)
+    assert reply.failure is failure
+    assert reply.prompt_tokens == 0
+    assert bool(reply.detail) == (failure is not None)
 
 
 @pytest.mark.parametrize("told", ["1", "1.2", "date:1"])
