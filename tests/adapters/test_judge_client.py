@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -722,10 +723,13 @@ def test_processes_share_a_cache_while_they_write_it(serve, tmp_path):
 @pytest.mark.parametrize("fault", ["malformed", "out_of_range", "http_500", "truncated"])
 def test_only_good_answers_are_kept(serve, tmp_path, fault):
     asked(serve({fault: 1.0}), cache=str(tmp_path))
-    server = serve()
-    (verdict,) = asked(server, cache=str(tmp_path))
-    assert verdict.failure is None
-    assert not verdict.cost.cached
+    kept = sqlite3.connect(tmp_path / "judge.sqlite")
+    assert kept.execute("SELECT count(*) FROM answers").fetchone() == (0,)
+    asked(serve(), cache=str(tmp_path))
+    assert kept.execute("SELECT answer FROM answers").fetchall() == [
+        ('{"first": 2.5, "second": 5.0}',)
+    ]
+    kept.close()
 
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "a"}], "temperature": 0.0}
