@@ -112,7 +112,7 @@ async def _serve(wanted: "ServerSettings") -> None:
     async with listening(judge, wanted) as url:
         print(url, flush=True)
         await interrupted.wait()
-    print(judge.summary(), flush=True)
+        print(judge.summary(), flush=True)
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -189,7 +189,7 @@ async def _not_json(request: web.Request) -> web.StreamResponse:
     return web.Response(text='{"choices": [', content_type="application/json")
 
 
-SPECIAL: dict[Fault | None, Callable[[web.Request], Any]] = {
+SPECIAL: dict[Fault | None, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
     Fault.HANG: _hang,
     Fault.TRICKLE: _trickle,
     Fault.DROP: _drop,

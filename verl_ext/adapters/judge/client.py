@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import tenacity
 
@@ -35,7 +35,6 @@ from verl_ext.reward_fns.judge_prompt import (
 )
 
 Question = Sequence[Mapping[str, Any]]  # chat messages
-Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ class Judge:
         self,
         messages: Messages,
         form: dict[str, Any],
-        parse: Callable[[str, float], Read],
+        parse: Callable[[str, float], Any],
         seed: int | None = None,
     ) -> _Outcome:
         """From the cache, or from the endpoint when it is this call's turn."""
@@ -203,9 +202,7 @@ class Judge:
             self._turns = asyncio.Semaphore(self._settings.concurrency)
             self._loop = loop
 
-    async def _admitted(
-        self, body: dict[str, Any], parse: Callable[[str, float], Read]
-    ) -> _Outcome:
+    async def _admitted(self, body: dict[str, Any], parse: Callable[[str, float], Any]) -> _Outcome:
         admission = self._breaker.admission()
         if admission is Admission.REFUSED:
             reply = Reply(failure=Failure.CIRCUIT_OPEN, detail="after calls without an answer")
@@ -223,36 +220,39 @@ class Judge:
             self._breaker.answered()
         return done
 
-    async def _attempts(
-        self, body: dict[str, Any], parse: Callable[[str, float], Read]
-    ) -> _Outcome:
-        began, made, tokens, reader = time.monotonic(), 0, [0, 0], _reader(parse)
+    async def _attempts(self, body: dict[str, Any], parse: Callable[[str, float], Any]) -> _Outcome:
+        began = time.monotonic()
+        replies: list[Reply] = []
 
         async def attempt() -> tuple[Any, Reply]:
-            nonlocal made
-            reply = await self._exchange.ask(body, made)
-            made += 1
-            tokens[0] += reply.prompt_tokens
-            tokens[1] += reply.completion_tokens
-            return reader(reply, self._settings.max_score)
+            replies.append(await self._exchange.ask(body, len(replies)))
+            return _read(replies[-1], parse, self._settings.max_score)
 
-        read, reply = await self._retrying()(attempt)
-        return _Outcome(read, reply, Cost(made, time.monotonic() - began, *tokens))
+        result: tuple[Any, Reply] = await self._retrying()(attempt)
+        cost = Cost(
+            attempts=len(replies),
+            latency_s=time.monotonic() - began,
+            prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+            completion_tokens=sum(reply.completion_tokens for reply in replies),
+        )
+        return _Outcome(*result, cost)
 
     def _retrying(self) -> tenacity.AsyncRetrying:
         settings = self._settings
-        backoff = tenacity.wait_exponential_jitter(
-            settings.backoff_s, settings.max_backoff_s, jitter=settings.backoff_s
+        longest = settings.max_backoff_s
+        backoff = tenacity.wait_exponential(settings.backoff_s, longest) + tenacity.wait_random(
+            0, settings.backoff_s
         )
 
         def again(result: tuple[Any, Reply]) -> bool:
             reply = result[1]
-            late = (reply.retry_after or 0.0) > settings.max_backoff_s
+            late = (reply.retry_after or 0.0) > longest
             return reply.failure is not None and reply.failure not in FINAL and not late
 
         def wait(state: tenacity.RetryCallState) -> float:
             assert state.outcome is not None
-            return max(backoff(state), state.outcome.result()[1].retry_after or 0.0)
+            told = state.outcome.result()[1].retry_after or 0.0
+            return max(min(backoff(state), longest), told)
 
         return tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(settings.attempts),
@@ -262,15 +262,13 @@ class Judge:
         )
 
 
-def _reader(parse: Callable[[str, float], Read]) -> Callable[[Reply, float], tuple[Any, Reply]]:
-    def read(reply: Reply, max_score: float) -> tuple[Any, Reply]:
-        if reply.failure is not None:
-            return None, reply
-        try:
-            return parse(reply.text, max_score), reply
-        except AnswerError as error:
-            out = error.fault is Fault.OUT_OF_RANGE
-            failure = Failure.OUT_OF_RANGE if out else Failure.MALFORMED
-            return None, replace(reply, failure=failure, detail=str(error))
-
-    return read
+def _read(reply: Reply, parse: Callable[[str, float], Any], max_score: float) -> tuple[Any, Reply]:
+    """The scores of a reply, or none and the reply with what is wrong with it."""
+    if reply.failure is not None:
+        return None, reply
+    try:
+        return parse(reply.text, max_score), reply
+    except AnswerError as error:
+        out = error.fault is Fault.OUT_OF_RANGE
+        failure = Failure.OUT_OF_RANGE if out else Failure.MALFORMED
+        return None, replace(reply, failure=failure, detail=str(error))

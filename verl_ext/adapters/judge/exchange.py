@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
@@ -141,23 +141,27 @@ def retry_after(header: str | None, now: float) -> float | None:
 
 def _of_completion(completion: Any) -> Reply:
     """What a body says, whatever it holds: the client checks no types."""
-    choices = completion.choices if isinstance(completion, ChatCompletion) else None
-    message = (
-        getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    )
+    choices: Any = completion.choices if isinstance(completion, ChatCompletion) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
     if message is None:
         return Reply(failure=Failure.MALFORMED, detail="the body is not a chat completion")
-    tokens = {
-        name: count if isinstance(count := getattr(completion.usage, name, 0), int) else 0
-        for name in ("prompt_tokens", "completion_tokens")
-    }
-    text, reason = getattr(message, "content", None), getattr(choices[0], "finish_reason", None)
-    refusal = getattr(message, "refusal", None)
+    text, refusal = getattr(message, "content", None), getattr(message, "refusal", None)
+    reason = getattr(choice, "finish_reason", None)
+    reply = Reply(
+        prompt_tokens=_count(completion.usage, "prompt_tokens"),
+        completion_tokens=_count(completion.usage, "completion_tokens"),
+    )
     if refusal or reason == "content_filter":
-        said = str(refusal or reason)[:DETAIL]
-        return Reply(failure=Failure.REFUSED, detail=said, **tokens)
+        detail = str(refusal or reason)[:DETAIL]
+        return replace(reply, failure=Failure.REFUSED, detail=detail)
     if reason == "length":
-        return Reply(failure=Failure.TRUNCATED, detail="cut off at max_tokens", **tokens)
+        return replace(reply, failure=Failure.TRUNCATED, detail="cut off at max_tokens")
     if not isinstance(text, str):
-        return Reply(failure=Failure.MALFORMED, detail="the answer has no text", **tokens)
-    return Reply(text=text, **tokens)
+        return replace(reply, failure=Failure.MALFORMED, detail="the answer has no text")
+    return replace(reply, text=text)
+
+
+def _count(usage: Any, name: str) -> int:
+    count = getattr(usage, name, 0)
+    return count if isinstance(count, int) else 0
