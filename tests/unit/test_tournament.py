@@ -470,10 +470,11 @@ def test_a_player_about_whom_nothing_is_known_gets_the_mean_of_the_others(topolo
 
 
 def test_a_void_comparison_counts_in_no_rate_of_wins():
-    # 0 won its only judged comparison, 1 won one of two, 2 lost both.
-    answers = {(0, 1): None, (0, 2): (1, 0), (1, 2): (1, 0)}
-    result = played(round_robin, 3, answering(answers), max_void=0.5)
-    assert result.rewards == [1, 1, 0]
+    # 0 won its only judged comparison, 1 won two of three, 2 one of two, 3 neither of two.
+    judged = {(0, 1): (1, 0), (1, 2): (1, 0), (1, 3): (1, 0), (2, 3): (1, 0)}
+    answers = judged | {(0, 2): None, (0, 3): None}
+    result = played(round_robin, 4, answering(answers), max_void=0.5)
+    assert result.rewards == pytest.approx([1, 2 / 3, 1 / 3, 0])
 
 
 def test_a_void_match_goes_to_the_better_seed():
