@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from verl_ext.reward_fns.judge import Scores, both_orders
 from verl_ext.reward_fns.judge_prompt import JudgedResponse
 from verl_ext.reward_fns.tournament import TOPOLOGIES
 
+ANCHORED = ("anchor", "single_elimination")
 Question = Sequence[Mapping[str, Any]]
 
 
@@ -64,8 +66,8 @@ async def judged(
         wanted: topology, and how much may be void.
         judge: asked concurrently.
         question: chat messages that all answer.
-        responses: as the judge sees them; the first is the anchor.
-        seed: of draws.
+        responses: as the judge sees them; the first is the anchor where that is greedy.
+        seed: of draws, that of the anchor among them.
     """
     players = list(dict.fromkeys(responses))
     place = [players.index(response) for response in responses]
@@ -76,8 +78,12 @@ async def judged(
         best = wanted.judges()[0].max_score
         rewards = await book.alone(wanted.calls or 1, wanted.max_void, best)
     else:
-        play = TOPOLOGIES[wanted.topology]
-        result = await play(len(players), book.compare, seed=seed, max_void=wanted.max_void)
+        # The anchor meets everybody, so that it must not always be the same session's.
+        drawn = 0 if wanted.anchored().greedy else random.Random(seed).randrange(len(players))
+        anchor = {"anchor": drawn} if wanted.topology in ANCHORED else {}
+        result = await TOPOLOGIES[wanted.topology](
+            len(players), book.compare, seed=seed, max_void=wanted.max_void, **anchor
+        )
         rewards = result.rewards
         book.sums.update(comparisons=result.comparisons, void=result.void)
     points = book.points()

@@ -24,10 +24,10 @@ POLICY, SIMULATED = "policy", "simulated"
 
 @dataclass(frozen=True)
 class Anchor:
-    """The response that the others are first compared with, a prompt's first.
+    """The response that the others are first compared with: drawn, unless it is greedy.
 
     Attributes:
-        greedy: sample it at temperature 0.
+        greedy: it is a prompt's first, sampled at temperature 0.
         train: train on it all the same.
 
     Raises:
