@@ -1,5 +1,6 @@
 """Every row of the catalog keeps the contract of an estimator, and the contract has teeth."""
 
+import inspect
 from functools import partial
 
 import pytest
@@ -11,9 +12,25 @@ from verl_ext import testing
 from verl_ext.advantage_fns.w_reinforce import w_reinforce
 from verl_ext.catalog import ADVANTAGES
 
+
+def of_tokens(function):
+    """An estimator that takes one reward a response, as verl calls it: with one a token."""
+    if next(iter(inspect.signature(function).parameters)) != "rewards":
+        return function
+
+    def estimator(token_level_rewards, response_mask, group_ids):
+        outcomes = torch.where(response_mask.bool(), token_level_rewards, 0).sum(-1)
+        return function(outcomes, response_mask, group_ids)
+
+    return estimator
+
+
 # Every estimator with its defaults, and the corners that are papers of their own.
 CASES = {
-    **{name: (plugin.function, plugin.binary_outcomes) for name, plugin in ADVANTAGES.items()},
+    **{
+        name: (of_tokens(plugin.function), plugin.binary_outcomes)
+        for name, plugin in ADVANTAGES.items()
+    },
     "psr": (partial(w_reinforce, positive_weight=1.0, negative_weight=0.0), True),
     "nsr": (partial(w_reinforce, positive_weight=0.0, negative_weight=1.0), True),
 }
