@@ -798,6 +798,14 @@ def test_the_95th_percentile_is_within_10_percent():
     assert 0.95 <= found <= 0.95 * 1.1
 
 
+def test_pairs_that_are_all_void_have_no_bias():
+    stats = JudgeStats()
+    stats.count_pair(BothOrders(None, None))
+    found = report(stats.snapshot())
+    assert found["void_share"] == 1
+    assert "position_bias" not in found
+
+
 def test_nothing_is_reported_of_nothing():
     assert report(JudgeStats().snapshot()) == dict.fromkeys(
         ("calls", "cache_hits", "prompt_tokens", "completion_tokens"), 0
