@@ -340,7 +340,7 @@ def test_the_judge_sees_the_policys_words_and_not_the_tools(world, tokenizer):
     said, answered, then = (tokenizer(text)["input_ids"] for text in ("let me", "TOOL", "so: 4"))
     mask = [1] * len(said) + [0] * len(answered) + [1] * len(then)
     output = SimpleNamespace(response_ids=said + answered + then, response_mask=mask)
-    response = worker._ext_response([output])
+    response = worker._ext_shown([output])
     assert response == JudgedResponse(reasoning="let me", answer="so: 4")
 
 

@@ -14,6 +14,7 @@ from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
 from verl_ext.adapters import masks, trainer
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.names import STOCK_MODES
+from verl_ext.adapters.rollout import workers
 from verl_ext.adapters.trainer import batch_fields, checkpoint, learning
 
 
@@ -302,3 +303,16 @@ def test_the_adaptive_kl_coefficient_is_kept(tmp_path):
     second = made(3, 0.5)
     second._load_checkpoint()
     assert second.kl_ctrl_in_reward.value == 0.125
+
+
+@pytest.mark.parametrize(
+    "made_of_parts", [trainer.VerlExtTrainer, workers.RolloutWorker, workers.RolloutManager]
+)
+def test_no_two_parts_of_a_class_use_one_private_name(made_of_parts):
+    owners = {}
+    for part in made_of_parts.__mro__:
+        if part.__module__.startswith("verl_ext."):
+            for name in vars(part):
+                if name.startswith("_ext_"):
+                    owners.setdefault(name, []).append(part.__name__)
+    assert {name: found for name, found in owners.items() if len(found) > 1} == {}

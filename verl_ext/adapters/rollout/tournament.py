@@ -129,11 +129,11 @@ class TournamentGuard:
         """As verl's, once the group is judged; rows that are not to be trained on end here."""
         outputs = output if isinstance(output, list) else [output]
         group = None if validate or not outputs else self._ext_groups.get(kwargs["uid"])
-        if group is not None and not await self._ext_reward(outputs, group, kwargs):
+        if group is not None and not await self._ext_ranked(outputs, group, kwargs):
             return
         await super()._agent_loop_postprocess(output, validate, **kwargs)  # type: ignore[misc]
 
-    async def _ext_reward(
+    async def _ext_ranked(
         self, outputs: Sequence[Any], group: Group, row: Mapping[str, Any]
     ) -> bool:
         """Rewards a session in its last output; whether it is to be trained on."""
@@ -146,7 +146,7 @@ class TournamentGuard:
             return await judged(wanted, asked, row["raw_prompt"], seen, seed)
 
         try:
-            place, verdict = await group.verdict(session, self._ext_response(outputs), judge)
+            place, verdict = await group.verdict(session, self._ext_shown(outputs), judge)
         except JudgeError as error:  # every call would fail in the same way
             await stop(error, error)
         if verdict.void and wanted.on_failure != "void_pair":
@@ -177,7 +177,7 @@ class TournamentGuard:
         }
         return True
 
-    def _ext_response(self, outputs: Sequence[Any]) -> Any:
+    def _ext_shown(self, outputs: Sequence[Any]) -> Any:
         """What the judge is shown: the policy's own words, not what tools have answered."""
         spans = []
         for output in outputs:
