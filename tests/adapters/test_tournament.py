@@ -26,6 +26,7 @@ from verl_ext.toy.tokenizer import byte_tokenizer
 
 JUDGE = {"base_url": "http://localhost:1/v1", "model": "m", "api_key_env": None}
 QUESTION = [{"role": "user", "content": "say something long"}]
+TEXTS = ["xx", "xxxxx", "x", "xxxx"]
 COST = Cost(1, 0.25, 30, 4)
 
 
@@ -121,12 +122,27 @@ def test_a_void_comparison_voids_the_group_and_says_why():
 
 def test_a_share_of_void_comparisons_may_be_allowed():
     def fails(first, second):
-        return (first, second) == ("xx", "x")
+        return (first, second) == ("xxxx", "xxxxx")  # the best two meet whoever is the anchor
 
     assert verdict(LongerIsBetter(fails=fails), 2, 5, 1, 4).void
     found = verdict(LongerIsBetter(fails=fails), 2, 5, 1, 4, max_void=0.5)
     assert not found.void
-    assert found.rewards[1] == 1
+    assert found.sums["void"] == 1
+    assert sorted([found.rewards[1], found.rewards[3]]) == pytest.approx([2 / 3, 1])
+
+
+def test_the_anchor_is_drawn_and_the_first_where_it_is_greedy():
+    def anchors(**section):
+        found = set()
+        for seed in range(40):
+            judge = LongerIsBetter()
+            verdict(judge, 2, 5, 1, 4, seed=seed, topology="anchor", **section)
+            meets = [sum(answer in asked for asked in judge.asked) for answer in TEXTS]
+            found.add(TEXTS[meets.index(6)])
+        return found
+
+    assert anchors() == set(TEXTS)
+    assert anchors(anchor={"greedy": True}) == {TEXTS[0]}
 
 
 @pytest.mark.parametrize("topology", ["single_elimination", "swiss", "pointwise"])
@@ -251,9 +267,6 @@ def configuration(n=4, **section):
             "reward": {"reward_model": {"enable": False}},
         }
     )
-
-
-TEXTS = ["xx", "xxxxx", "x", "xxxx"]
 
 
 def test_each_session_is_published_with_its_place_once_all_are_there(world):

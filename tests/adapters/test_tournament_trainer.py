@@ -61,6 +61,8 @@ class Base:
 class Trainer(stage.TournamentRewards, Base):
     """``columns`` stand for the queue."""
 
+    ext_loss_teaches = False
+
     @property
     def ext_batch(self):
         return SimpleNamespace(

@@ -113,7 +113,7 @@ class TournamentGuard:
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any
     ) -> Any:
-        group = self._ext_groups.get(kwargs["uid"])
+        group = self._ext_groups.get(kwargs.get("uid", ""))
         if group is None:
             return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)  # type: ignore[misc]
         assert self._ext_tournament is not None
@@ -128,7 +128,7 @@ class TournamentGuard:
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
         """As verl's, once the group is judged; rows that are not to be trained on end here."""
         outputs = output if isinstance(output, list) else [output]
-        group = None if validate or not outputs else self._ext_groups.get(kwargs["uid"])
+        group = None if validate or not outputs else self._ext_groups.get(kwargs.get("uid", ""))
         if group is not None and not await self._ext_ranked(outputs, group, kwargs):
             return
         await super()._agent_loop_postprocess(output, validate, **kwargs)  # type: ignore[misc]
