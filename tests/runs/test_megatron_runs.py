@@ -21,6 +21,7 @@ def check(metrics, steps):
 
 
 @pytest.mark.run
+@pytest.mark.wide
 def test_w_reinforce_trains_on_megatron_and_saves(tmp_path):
     _, metrics = train(
         tmp_path,

@@ -30,7 +30,7 @@ def run(folder, engine, *overrides):
 
 
 @pytest.mark.run
-@pytest.mark.parametrize("engine", ["dp", "megatron"])
+@pytest.mark.parametrize("engine", [pytest.param("dp", marks=pytest.mark.wide), "megatron"])
 def test_a_run_repeats_and_resumes_to_the_bit(tmp_path, engine):
     whole, again, resumed = (tmp_path / name for name in ("whole", "again", "resumed"))
     expected = run(whole, engine, f"trainer.save_freq={SAVED}")

@@ -86,6 +86,7 @@ def test_a_policy_that_teaches_itself_resumes_to_the_bit(tmp_path, engine, sourc
 
 
 @pytest.mark.run
+@pytest.mark.wide
 def test_the_average_of_a_policy_in_bfloat16_is_exact(tmp_path):
     """Against a float64 average of the weights that the run saved at every step."""
     rate, folder = 0.05, tmp_path / "run"

@@ -1,0 +1,79 @@
+"""Whole runs whose responses a judge ranks, over HTTP."""
+
+import pytest
+from runs.launch import largest_move, same_weights, train, without_clocks
+
+STEPS, SAVED = 3, 2
+NAME = "verl_ext/tournament"
+SECTION = "algorithm.verl_ext.group_reward.tournament"
+CLOCKS = ("call_seconds",)
+
+
+def run(folder, *overrides):
+    folder.mkdir()
+    _, metrics = train(
+        folder,
+        "+paper=arena_rl",
+        "+scale=cpu",
+        "actor_rollout_ref.actor.optim.lr=1e-3",
+        "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
+        f"trainer.default_local_dir={folder}/checkpoints",
+        f"trainer.total_training_steps={STEPS}",
+        "trainer.val_before_train=false",
+        "trainer.test_freq=-1",
+        *overrides,
+    )
+    return {
+        step: {
+            name: value
+            for name, value in without_clocks(values).items()
+            if not name.endswith(CLOCKS)
+        }
+        for step, values in metrics.items()
+    }
+
+
+@pytest.mark.run
+def test_a_judged_run_resumes_to_the_bit_whatever_the_judge_answers_first(tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    favour = f"+{SECTION}.simulated.position_bias=1.5"
+    expected = run(whole, f"trainer.save_freq={SAVED}", favour)
+    assert set(expected) == {1, 2, 3}
+    for step in expected.values():
+        assert step["training/rollout_probs_diff_max"] < 1e-4
+        assert step[f"{NAME}/void_share"] == step[f"{NAME}/void_groups"] == 0
+        assert step[f"{NAME}/calls"] == 2 * step[f"{NAME}/comparisons"] > 60
+        assert step[f"{NAME}/position_bias"] == pytest.approx(1.5, abs=0.3)
+        assert 0 < step[f"{NAME}/noise"] < step[f"{NAME}/spread"]
+        assert step["verl_ext/skipped_update"] == 0
+    assert largest_move(whole, STEPS, "arena_rl") > 1e-3
+
+    step_2 = f"trainer.resume_from_path={whole}/checkpoints/global_step_{SAVED}"
+    resume = [f"trainer.save_freq={STEPS}", "trainer.resume_mode=resume_path", step_2]
+    # Another judge of the same making, who answers slowly: what is first comes last.
+    slow = f"+{SECTION}.simulated.faults={{shares: {{slow: 0.3}}, slow_s: 0.3}}"
+    assert run(resumed, *resume, favour, slow) == {STEPS: expected[STEPS]}
+    assert same_weights(whole, resumed, STEPS)
+
+
+@pytest.mark.run
+def test_a_dead_judge_teaches_nothing_on_megatron(tmp_path):
+    found = run(
+        tmp_path / "dead",
+        "model_engine=megatron",
+        "trainer.total_training_steps=2",
+        "trainer.save_freq=2",
+        f"{SECTION}.judge.attempts=1",
+        f"+{SECTION}.simulated.faults={{shares: {{http_500: 1.0}}}}",
+    )
+    assert set(found) == {1, 2}
+    for step in found.values():
+        assert step["verl_ext/skipped_update"] == 1
+        assert step["critic/advantages/max"] == step["critic/advantages/min"] == 0
+        assert step[f"{NAME}/void_share"] == 1
+        # Groups whose answers are all alike need no judge.
+        assert step[f"{NAME}/void_groups"] > 0.8
+        assert step[f"{NAME}/equal_groups"] == 1
+        assert step[f"{NAME}/failed/http_error"] + step[f"{NAME}/failed/circuit_open"] == 1
+        assert "actor/grad_norm" not in step
+    assert largest_move(tmp_path / "dead", 2, "arena_rl") == 0
