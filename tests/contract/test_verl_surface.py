@@ -407,3 +407,43 @@ def test_main_ppo_validates_before_it_starts_ray_and_looks_the_trainer_up_by_our
     main = source[source.index("def main(config)") :]
     assert main.index("validate_config(") < main.index("run_ppo(")
     assert "get_trainer_cls(config.trainer.v1.trainer_mode)" in source
+
+
+def test_a_prompts_sessions_can_wait_for_each_other():
+    """The group stage: they are tasks of one coroutine, and settled before its end."""
+    from verl.trainer.ppo.v1 import trainer_base
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+
+    worker = AgentLoopWorkerTQ.__ray_actor_class__
+    source = inspect.getsource(worker._run_prompt)
+    for line in (
+        'uid, partition_id = prompt["uid"], "train" if not trajectory["validate"] else "val"',
+        'n = prompt.pop("__rollout_n__", config.n if not trajectory["validate"]',
+        "self._run_agent_loop(",
+        "session_errors = await _settle_session_tasks(tasks)",
+    ):
+        assert line in source
+    assert source.index("_settle_session_tasks(tasks)") < source.index('status = "finished"')
+    assert "sampling_params, trajectory=trajectory, trace=trace" in source
+    published = inspect.getsource(worker._agent_loop_postprocess)
+    assert published.index("self._compute_score(") < published.index("kv_batch_put(")
+    scored = inspect.getsource(worker.__mro__[1]._compute_score)
+    assert "if final_output.reward_score is None and enable_async_reward" in scored
+    params = {}
+    trainer_base.apply_greedy_sampling_params(params)
+    assert params == {"temperature": 0, "top_p": 1.0, "top_k": -1}
+
+
+def test_the_policys_servers_have_addresses_and_failed_groups_are_replaced():
+    from verl.trainer.ppo.v1 import replay_buffer, trainer_base
+    from verl.workers.rollout.llm_server import LLMServerManager
+
+    assert "return self.server_addresses" in inspect.getsource(LLMServerManager.get_addresses)
+    source = inspect.getsource(trainer_base.PPOTrainer._build_replay_buffer)
+    assert 'sampler_config.get("sync_refill_failed_groups", False)' in source
+    signature = inspect.signature(replay_buffer.ReplayBuffer._evict_terminal_groups)
+    assert list(signature.parameters) == [
+        "self", "global_steps", "partition_id", "eviction_reasons",
+    ]  # fmt: skip
+    evict = inspect.getsource(replay_buffer.ReplayBuffer._evict_terminal_groups)
+    assert "stale_uids, dapo_uids, failed_uids, dapo_counts = eviction_reasons" in evict
