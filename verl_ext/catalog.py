@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from verl_ext import papers
 from verl_ext.advantage_fns.rank import rank
 from verl_ext.advantage_fns.reverse_kl import reverse_kl
 from verl_ext.advantage_fns.task_norm import task_norm
@@ -15,25 +16,6 @@ from verl_ext.masks import aepo, std_filter, zero_advantage
 from verl_ext.reward_fns.reference_reward import ReferenceReward
 from verl_ext.reward_fns.tournament import single_elimination
 from verl_ext.sampling.stream import TaskBalancedStream
-
-
-@dataclass(frozen=True)
-class Paper:
-    """A paper as an overlay, ``+paper=<name>``.
-
-    Attributes:
-        title: of the paper.
-        url: where it is.
-        summary: what the overlay does to learning, in a few words.
-        line: what to type.
-        requires: what it asks of the run, in words; empty if nothing.
-    """
-
-    title: str
-    url: str
-    summary: str
-    line: str
-    requires: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,37 +46,24 @@ class Plugin:
     binary_outcomes: bool = False
 
 
-_RUN = "python -m verl.trainer.main_ppo"
-_BINARY = "rewards of 0 or 1"
-_NEGATIVE = "The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning"
-_NEGATIVE_URL = "https://arxiv.org/abs/2506.01347"
-_LONG = "QwenLong-L1.5: Post-Training Recipe for Long-Context Reasoning and Memory Management"
-_LONG_URL = "https://arxiv.org/abs/2512.12967"
-_OPD = "On-Policy Distillation"
-_OPD_URL = "https://thinkingmachines.ai/blog/on-policy-distillation/"
-_SDPO = "Reinforcement Learning via Self-Distillation"
-_SDPO_URL = "https://arxiv.org/abs/2601.20802"
-_RLPR = "RLPR: Extrapolating RLVR to General Domains without Verifiers"
-_RLPR_URL = "https://arxiv.org/abs/2506.18254"
-_ARENA = "ArenaRL: Scaling RL for Open-Ended Agents via Tournament-based Relative Ranking"
-_ARENA_URL = "https://arxiv.org/abs/2601.06487"
 _OURS = "trainer.v1.trainer_mode=verl_ext.sync"
+
 
 ADVANTAGES: dict[str, Plugin] = {
     "verl_ext.w_reinforce": Plugin(
         function=w_reinforce,
-        title=_NEGATIVE,
-        url=_NEGATIVE_URL,
+        title=papers.NEGATIVE,
+        url=papers.NEGATIVE_URL,
         summary="+λ for a correct response, −μ for a wrong one; no baseline, no group",
         line="algorithm.adv_estimator=verl_ext.w_reinforce",
         overlays=("w_reinforce", "psr", "nsr"),
-        requires=_BINARY,
+        requires=papers.BINARY,
         binary_outcomes=True,
     ),
     "verl_ext.task_norm": Plugin(
         function=task_norm,
-        title=_LONG,
-        url=_LONG_URL,
+        title=papers.LONG,
+        url=papers.LONG_URL,
         summary="outcome minus its group's mean, over the deviation of its task in the batch",
         line=f"algorithm.adv_estimator=verl_ext.task_norm {_OURS}",
         overlays=("task_norm", "qwenlong_l15"),
@@ -103,8 +72,8 @@ ADVANTAGES: dict[str, Plugin] = {
     ),
     "verl_ext.rank": Plugin(
         function=rank,
-        title=_ARENA,
-        url=_ARENA_URL,
+        title=papers.ARENA,
+        url=papers.ARENA_URL,
         summary="a response's reward, such as its rank, standardised in its group",
         line="algorithm.adv_estimator=verl_ext.rank",
         overlays=("arena_rl",),
@@ -117,8 +86,8 @@ ADVANTAGES: dict[str, Plugin] = {
 MIXERS: dict[str, Plugin] = {
     "verl_ext.opd": Plugin(
         function=reverse_kl,
-        title=_OPD,
-        url=_OPD_URL,
+        title=papers.OPD,
+        url=papers.OPD_URL,
         summary="every sampled token is judged by a teacher's log-prob of it",
         line="algorithm.adv_estimator=verl_ext.opd "
         f"+algorithm.verl_ext.teacher={{source: ref, path: MODEL}} {_OURS}",
@@ -128,8 +97,8 @@ MIXERS: dict[str, Plugin] = {
     ),
     "verl_ext.sdpo": Plugin(
         function=reverse_kl,
-        title=_SDPO,
-        url=_SDPO_URL,
+        title=papers.SDPO,
+        url=papers.SDPO_URL,
         summary="every sampled token is judged by the policy itself, which has seen a success",
         line="algorithm.adv_estimator=verl_ext.sdpo "
         f"+algorithm.verl_ext.teacher={{source: ema, max_prompt_length: N}} {_OURS}",
@@ -142,8 +111,8 @@ MIXERS: dict[str, Plugin] = {
 MASKS: dict[str, Plugin] = {
     "aepo": Plugin(
         function=aepo.Aepo,
-        title=_LONG,
-        url=_LONG_URL,
+        title=papers.LONG,
+        url=papers.LONG_URL,
         summary="while the policy is too uncertain, negative advantages are withheld",
         line=f"+algorithm.verl_ext.masks.aepo={{}} {_OURS}",
         overlays=("aepo", "qwenlong_l15"),
@@ -152,8 +121,8 @@ MASKS: dict[str, Plugin] = {
     ),
     "std_filter": Plugin(
         function=std_filter.StdFilterMask,
-        title=_RLPR,
-        url=_RLPR_URL,
+        title=papers.RLPR,
+        url=papers.RLPR_URL,
         summary="prompts whose responses differ too little in reward are replaced, or masked",
         line=f"+algorithm.verl_ext.masks.std_filter={{mode: resample}} {_OURS}",
         overlays=("std_filter",),
@@ -162,8 +131,8 @@ MASKS: dict[str, Plugin] = {
     ),
     "zero_advantage": Plugin(
         function=zero_advantage.keep_mask,
-        title=_NEGATIVE,
-        url=_NEGATIVE_URL,
+        title=papers.NEGATIVE,
+        url=papers.NEGATIVE_URL,
         summary="rows of advantage 0 leave the loss and its denominator",
         line=f"+algorithm.verl_ext.masks.zero_advantage={{}} {_OURS}",
         overlays=("psr", "nsr"),
@@ -174,8 +143,8 @@ MASKS: dict[str, Plugin] = {
 SAMPLERS: dict[str, Plugin] = {
     "task_balanced": Plugin(
         function=TaskBalancedStream,
-        title=_LONG,
-        url=_LONG_URL,
+        title=papers.LONG,
+        url=papers.LONG_URL,
         summary="every batch holds its quota of each task, and no prompt is lost",
         line=f"+algorithm.verl_ext.sampler.task_balanced={{weights: uniform}} {_OURS}",
         overlays=("task_balanced", "qwenlong_l15"),
@@ -186,8 +155,8 @@ SAMPLERS: dict[str, Plugin] = {
 REWARDS: dict[str, Plugin] = {
     "reference_probability": Plugin(
         function=ReferenceReward,
-        title=_RLPR,
-        url=_RLPR_URL,
+        title=papers.RLPR,
+        url=papers.RLPR_URL,
         summary="how likely the policy finds the reference answer after its own reasoning",
         line=f"+algorithm.verl_ext.group_reward.reference_probability={{}} {_OURS}",
         overlays=("rlpr", "rlpr_llama", "rlpr_gemma"),
@@ -195,127 +164,12 @@ REWARDS: dict[str, Plugin] = {
     ),
     "tournament": Plugin(
         function=single_elimination,
-        title=_ARENA,
-        url=_ARENA_URL,
+        title=papers.ARENA,
+        url=papers.ARENA_URL,
         summary="a judge compares a prompt's responses in pairs, and their ranks are the reward",
         line="+algorithm.verl_ext.group_reward.tournament.judge={base_url: URL, model: NAME} "
         f"{_OURS}",
         overlays=("arena_rl",),
         requires="a verl_ext.* trainer, a judge, several responses a prompt",
-    ),
-}
-
-PAPERS: dict[str, Paper] = {
-    "w_reinforce": Paper(
-        title=_NEGATIVE,
-        url=_NEGATIVE_URL,
-        summary="learns from mistakes at full weight, from successes at a tenth",
-        line=f"{_RUN} +paper=w_reinforce +scale=cpu",
-        requires=_BINARY,
-    ),
-    "psr": Paper(
-        title=_NEGATIVE,
-        url=_NEGATIVE_URL,
-        summary="learns from successes alone",
-        line=f"{_RUN} +paper=psr +scale=cpu",
-        requires=_BINARY,
-    ),
-    "nsr": Paper(
-        title=_NEGATIVE,
-        url=_NEGATIVE_URL,
-        summary="learns from mistakes alone",
-        line=f"{_RUN} +paper=nsr +scale=cpu",
-        requires=_BINARY,
-    ),
-    "opd": Paper(
-        title=_OPD,
-        url=_OPD_URL,
-        summary="a teacher's log-probs of the student's own responses, token by token",
-        line=f"{_RUN} +paper=opd +scale=cpu",
-        requires="a teacher with the student's tokenizer; no verifier",
-    ),
-    "sdpo": Paper(
-        title=_SDPO,
-        url=_SDPO_URL,
-        summary="the policy, shown a sibling's success, says which of its tokens were wrong",
-        line=f"{_RUN} +paper=sdpo +scale=cpu",
-        requires="several responses a prompt, of which some succeed",
-    ),
-    "sdpo_rich_feedback": Paper(
-        title=_SDPO,
-        url=_SDPO_URL,
-        summary="the same, and shown what the environment said about its own response",
-        line=f"{_RUN} +paper=sdpo_rich_feedback +scale=cpu",
-        requires='a reward function that returns "feedback" beside "score"',
-    ),
-    "sdpo_test_time": Paper(
-        title=_SDPO,
-        url=_SDPO_URL,
-        summary="one hard question, sampled and learned from until a response succeeds",
-        line=f"{_RUN} +paper=sdpo_test_time +scale=cpu",
-        requires='one question, and a reward function that returns "feedback" beside "score"',
-    ),
-    "qwenlong_l15": Paper(
-        title=_LONG,
-        url=_LONG_URL,
-        summary="task_norm, task_balanced and aepo together, with the paper's settings",
-        line=f"{_RUN} +paper=qwenlong_l15 +scale=cpu",
-        requires="a column that names each prompt's task",
-    ),
-    "task_norm": Paper(
-        title=_LONG,
-        url=_LONG_URL,
-        summary="tasks of different reward scales speak equally loudly",
-        line=f"{_RUN} +paper=task_norm +scale=cpu",
-        requires="a column that names each prompt's task",
-    ),
-    "task_balanced": Paper(
-        title=_LONG,
-        url=_LONG_URL,
-        summary="every batch holds its quota of each task",
-        line=f"{_RUN} +paper=task_balanced +scale=cpu algorithm.adv_estimator=grpo",
-        requires="a column that names each prompt's task",
-    ),
-    "aepo": Paper(
-        title=_LONG,
-        url=_LONG_URL,
-        summary="mistakes do not teach while the policy is too uncertain",
-        line=f"{_RUN} +paper=aepo +scale=cpu algorithm.adv_estimator=grpo",
-        requires="an estimator with negative advantages, such as grpo",
-    ),
-    "std_filter": Paper(
-        title=_RLPR,
-        url=_RLPR_URL,
-        summary="prompts whose responses differ too little in reward are replaced by others",
-        line=f"{_RUN} +paper=std_filter +scale=cpu algorithm.adv_estimator=grpo",
-        requires="several responses a prompt, rewards as soon as they are sampled",
-    ),
-    "arena_rl": Paper(
-        title=_ARENA,
-        url=_ARENA_URL,
-        summary="open-ended tasks: responses are ranked by a judge in a tournament",
-        line=f"{_RUN} +paper=arena_rl +scale=cpu",
-        requires="a judge behind an OpenAI-compatible endpoint, several responses a prompt",
-    ),
-    "rlpr": Paper(
-        title=_RLPR,
-        url=_RLPR_URL,
-        summary="questions with reference answers and no verifier, and the std filter",
-        line=f"{_RUN} +paper=rlpr +scale=cpu",
-        requires="a reference answer for each question, several responses a prompt",
-    ),
-    "rlpr_llama": Paper(
-        title=_RLPR,
-        url=_RLPR_URL,
-        summary="the same with the authors' values for Llama: no reasoning tags, another beta",
-        line=f"{_RUN} +paper=rlpr_llama +scale=gpu8",
-        requires="as rlpr",
-    ),
-    "rlpr_gemma": Paper(
-        title=_RLPR,
-        url=_RLPR_URL,
-        summary="the same with the authors' values for Gemma",
-        line=f"{_RUN} +paper=rlpr_gemma +scale=gpu8",
-        requires="as rlpr",
     ),
 }

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
 from verl_ext import overlays
-from verl_ext.catalog import MASKS, PAPERS, REWARDS, SAMPLERS
+from verl_ext.catalog import MASKS, REWARDS, SAMPLERS
+from verl_ext.papers import PAPERS
 
 PRIMARIES = {"ppo_trainer": [], "ppo_megatron_trainer": [], "megatron": ["model_engine=megatron"]}
 

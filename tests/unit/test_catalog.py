@@ -3,8 +3,9 @@ import inspect
 import pytest
 
 from verl_ext import overlays
-from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, PAPERS, REWARDS, SAMPLERS
+from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, REWARDS, SAMPLERS
 from verl_ext.cli.main import COMMANDS, main
+from verl_ext.papers import PAPERS
 
 PLUGINS = {**ADVANTAGES, **MIXERS, **REWARDS, **MASKS, **SAMPLERS}
 

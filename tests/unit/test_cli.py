@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from verl_ext import overlays
-from verl_ext.catalog import ADVANTAGES, MASKS, PAPERS
+from verl_ext.catalog import ADVANTAGES, MASKS
 from verl_ext.cli import list as list_command
 from verl_ext.cli import main as command
+from verl_ext.papers import PAPERS
 
 
 def run(*arguments):

@@ -23,7 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
 def lines() -> list[str]:
     """The catalog as text; no line is longer than WIDTH unless it is one to type."""
     from verl_ext import overlays
-    from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, PAPERS, REWARDS, SAMPLERS
+    from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, REWARDS, SAMPLERS
+    from verl_ext.papers import PAPERS
 
     text = ["Papers: a whole recipe in one line, or mixed into your own command"]
     for name, paper in PAPERS.items():
