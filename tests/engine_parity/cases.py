@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from verl_ext.adapters.masks import MaskChain
+from verl_ext.advantage_fns.rank import rank
 from verl_ext.advantage_fns.reverse_kl import reverse_kl
 from verl_ext.advantage_fns.task_norm import task_norm
 from verl_ext.advantage_fns.w_reinforce import w_reinforce
@@ -126,6 +127,13 @@ def by_task(batch):
     return task_norm(*on_last_token(batch, outcomes), groups, tasks)[0]
 
 
+def by_rank(batch):
+    """Two prompts of four responses each, with the places of a tournament; two share one."""
+    mask = batch.padded(batch.mask)
+    places = torch.tensor([0, 1, 1 / 3, 2 / 3, 1, 0.5, 0.5, 0], dtype=mask.dtype)
+    return rank(places, mask, [row // 4 for row in range(8)])[0]
+
+
 def by_teacher(batch):
     """The teacher's log-probs of the sampled tokens are what the others call the reference's."""
     student, teacher = batch.padded(batch.old_log_probs), batch.padded(batch.ref_log_probs)
@@ -151,6 +159,7 @@ METHODS = {
     ),
     # The gate is on: all of them leave the loss, and still count in it.
     "qwenlong_l15": Method("qwenlong_l15", by_task, masks={"aepo": {"low": 0.0, "high": 0.1}}),
+    "arena_rl": Method("arena_rl", by_rank),
     "opd": Method("opd", by_teacher),
     "student_top_k": against("reverse_kl", "student", 8),
     "teacher_top_k": against("forward_kl", "teacher", 8, tail=False),

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import fsum
 from statistics import fmean, pstdev
 from typing import Any, Protocol
 
@@ -85,7 +86,7 @@ async def judged(
             len(players), book.compare, seed=seed, max_void=wanted.max_void, **anchor
         )
         rewards = result.rewards
-        book.sums.update(comparisons=result.comparisons, void=result.void)
+        book.sums.update(comparisons=result.comparisons, void=result.void, **book.favours())
     points = book.points()
     given = [value for value in points if value is not None]
     if len(given) > 1:
@@ -99,23 +100,31 @@ async def judged(
 
 
 class _Book:
-    """What the judge has said in a group, put down as it comes."""
+    """What the judge has said in a group, put down as it comes.
+
+    Sums are exact (``fsum``, as in ``fmean``): what came first does not show in the last bit.
+    """
 
     def __init__(self, judge: Asked, question: Question, players: Sequence[JudgedResponse]) -> None:
         self._judge, self._question, self._players = judge, question, players
         self._points: list[list[float]] = [[] for _ in players]
+        self._favours: list[float] = []
         self.sums: Counter[str] = Counter()
 
     def points(self) -> list[float | None]:
         """The mean of each player's."""
-        # Sorted: which answer came first must not show in the last bit.
-        return [fmean(sorted(own)) if own else None for own in self._points]
+        return [fmean(own) if own else None for own in self._points]
+
+    def favours(self) -> dict[str, float]:
+        """How many pairs were judged, and what the order alone has decided in them."""
+        squares = fsum(favour**2 for favour in self._favours)
+        return {"pairs": len(self._favours), "order": fsum(self._favours), "order_squared": squares}
 
     async def compare(self, i: int, j: int) -> Scores | None:
         """Both orders of a pair, summed; and what the order alone has decided."""
         both = await both_orders(self._shown, i, j)
         if both.favour is not None:
-            self.sums.update(pairs=1, order=both.favour, order_squared=both.favour**2)
+            self._favours.append(both.favour)
         return both.totals
 
     async def alone(self, calls: int, max_void: float, best: float) -> list[float] | None:
@@ -129,7 +138,7 @@ class _Book:
         for own in self._points:
             if len(own) > 1:
                 self.sums.update(alone=1, alone_variance=pstdev(own) ** 2 / (len(own) - 1))
-        return [fmean(sorted(own)) / best for own in self._points]
+        return [fmean(own) / best for own in self._points]
 
     async def _shown(self, first: int, second: int) -> Scores | None:
         players = self._players[first], self._players[second]
