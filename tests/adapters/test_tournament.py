@@ -340,14 +340,15 @@ def test_a_run_that_is_to_stop_is_told_so(world):
     assert "on_failure=raise" in error
 
 
-def test_a_judge_that_cannot_be_asked_stops_the_run(world):
+@pytest.mark.parametrize("fault", [JudgeError, ValueError])  # a key; a prompt that is no text
+def test_a_judge_that_cannot_be_asked_stops_the_run(world, fault):
     async def pair(*shown):
-        raise JudgeError("the key is wrong")
+        raise fault("the key is wrong")
 
     world.judge.pair = pair
     assert not world.run(TEXTS)
     assert world.stopped[0] == (stopping.PARTITION, "the key is wrong")
-    assert all(isinstance(error, JudgeError) for error in world.errors)
+    assert all(isinstance(error, fault) for error in world.errors)
 
 
 @pytest.mark.parametrize("train", [False, True])

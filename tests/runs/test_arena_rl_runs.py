@@ -1,7 +1,12 @@
 """Whole runs whose responses a judge ranks, over HTTP."""
 
+import json
+import shutil
+
 import pytest
 from runs.launch import largest_move, same_weights, train, without_clocks
+
+from verl_ext.toy import world
 
 STEPS, SAVED = 3, 2
 NAME = "verl_ext/tournament"
@@ -77,3 +82,33 @@ def test_a_dead_judge_teaches_nothing_on_megatron(tmp_path):
         assert step[f"{NAME}/failed/http_error"] + step[f"{NAME}/failed/circuit_open"] == 1
         assert "actor/grad_norm" not in step
     assert largest_move(tmp_path / "dead", 2, "arena_rl") == 0
+
+
+@pytest.mark.run
+@pytest.mark.wide
+def test_a_policy_judges_its_own_responses(tmp_path):
+    """What it says of them is chance; that it is asked, over its own server, is not."""
+    model = tmp_path / "model"
+    shutil.copytree(world.ensure("arena_rl").model, model)
+    config = json.loads((model / "config.json").read_text())
+    longer = config | {"max_position_embeddings": 8192}  # a judge's prompt is some thousand bytes
+    (model / "config.json").write_text(json.dumps(longer))
+    found = run(
+        tmp_path / "own",
+        "trainer.total_training_steps=1",
+        "trainer.save_freq=-1",
+        f"actor_rollout_ref.model.path={model}",
+        "actor_rollout_ref.rollout.max_model_len=8192",
+        f"{SECTION}.judge.base_url=policy",
+        f"{SECTION}.judge.model={model}",
+        f"{SECTION}.simulated=null",
+        f"{SECTION}.judge.temperature=1.0",
+        f"{SECTION}.judge.max_tokens=64",
+        f"{SECTION}.judge.attempts=20",  # it was never taught to end a number
+        f"+{SECTION}.judge.backoff_s=0.0",
+    )
+    step = found[1]
+    assert step[f"{NAME}/calls"] > 60
+    assert step[f"{NAME}/void_groups"] < 0.5
+    assert step[f"{NAME}/spread"] > 0
+    assert step["verl_ext/skipped_update"] == 0

@@ -147,8 +147,9 @@ class TournamentGuard:
 
         try:
             place, verdict = await group.verdict(session, self._ext_shown(outputs), judge)
-        except JudgeError as error:  # every call would fail in the same way
-            await stop(error, error)
+        # Every call would fail in the same way; or a prompt is one that no judge can read.
+        except (JudgeError, ValueError) as error:
+            await stop(error)
         if verdict.void and wanted.on_failure != "void_pair":
             failed = (
                 f"{KEY}: the judge has failed for {verdict.sums['void']:.0f} of "
