@@ -8,7 +8,7 @@ from omegaconf import OmegaConf, open_dict
 
 from verl_ext.adapters import driver_check, machine
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.catalog import PAPERS
+from verl_ext.papers import PAPERS
 
 RUN = ("+paper=w_reinforce", "+scale=cpu")
 
