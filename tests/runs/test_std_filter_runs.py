@@ -58,6 +58,7 @@ def check(output, metrics):
 
 
 @pytest.mark.run
+@pytest.mark.wide
 def test_prompts_of_too_little_spread_are_replaced_by_others_of_their_task(tmp_path):
     check(*run(tmp_path / "run", "trainer.save_freq=-1"))
 
