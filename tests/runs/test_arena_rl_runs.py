@@ -12,6 +12,7 @@ STEPS, SAVED = 3, 2
 NAME = "verl_ext/tournament"
 SECTION = "algorithm.verl_ext.group_reward.tournament"
 CLOCKS = ("call_seconds",)
+KEY = "sk-nobody-is-to-read-this"
 
 
 def run(folder, *overrides):
@@ -39,10 +40,15 @@ def run(folder, *overrides):
 
 
 @pytest.mark.run
-def test_a_judged_run_resumes_to_the_bit_whatever_the_judge_answers_first(tmp_path):
+def test_a_judged_run_resumes_to_the_bit_whatever_the_judge_answers_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    favour = f"+{SECTION}.simulated.position_bias=1.5"
-    expected = run(whole, f"trainer.save_freq={SAVED}", favour)
+    judge = [
+        f"{SECTION}.judge.api_key_env=TEST_JUDGE_KEY",
+        f"+{SECTION}.simulated.key_env=TEST_JUDGE_KEY",
+        f"+{SECTION}.simulated.position_bias=1.5",
+    ]
+    expected = run(whole, f"trainer.save_freq={SAVED}", *judge)
     assert set(expected) == {1, 2, 3}
     for step in expected.values():
         assert step["training/rollout_probs_diff_max"] < 1e-4
@@ -57,8 +63,12 @@ def test_a_judged_run_resumes_to_the_bit_whatever_the_judge_answers_first(tmp_pa
     resume = [f"trainer.save_freq={STEPS}", "trainer.resume_mode=resume_path", step_2]
     # Another judge of the same making, who answers slowly: what is first comes last.
     slow = f"+{SECTION}.simulated.faults={{shares: {{slow: 0.3}}, slow_s: 0.3}}"
-    assert run(resumed, *resume, favour, slow) == {STEPS: expected[STEPS]}
+    assert run(resumed, *resume, *judge, slow) == {STEPS: expected[STEPS]}
     assert same_weights(whole, resumed, STEPS)
+    # Logs, configurations, checkpoints: the judge asked for the key, and nothing has it.
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) > 20
+    assert not [file for file in files if KEY.encode() in file.read_bytes()]
 
 
 @pytest.mark.run
