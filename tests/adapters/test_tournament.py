@@ -425,6 +425,17 @@ def test_a_simulated_judge_runs_as_long_as_it_is_wanted_and_its_address_is_writt
     refused(f"{KEY}.simulated", judge=judge, simulated={"noize": 0.5})
 
 
+def test_the_toys_judge_keeps_its_habits_when_one_is_added(verl_config):
+    added = "+algorithm.verl_ext.group_reward.tournament.simulated.position_bias=1.5"
+    described = tournament(verl_config("+paper=arena_rl", "+scale=cpu", added)).simulated_by()
+    assert described.quality == "verl_ext.toy.hidden_quality:quality"
+    assert described.annotator.position_bias == 1.5
+    assert described.annotator.calibration == 2.0
+    elsewhere = tournament(verl_config("+paper=arena_rl", "+scale=gpu8"))
+    assert not elsewhere.described
+    assert elsewhere.address is None
+
+
 def test_the_policys_servers_take_turns_as_judges():
     config = configuration(judge=JUDGE | {"base_url": "policy"})
     check.check(config)

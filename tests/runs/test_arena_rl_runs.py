@@ -54,7 +54,7 @@ def test_a_judged_run_resumes_to_the_bit_whatever_the_judge_answers_first(tmp_pa
         assert step["training/rollout_probs_diff_max"] < 1e-4
         assert step[f"{NAME}/void_share"] == step[f"{NAME}/void_groups"] == 0
         assert step[f"{NAME}/calls"] == 2 * step[f"{NAME}/comparisons"] > 60
-        assert step[f"{NAME}/position_bias"] == pytest.approx(1.5, abs=0.3)
+        assert step[f"{NAME}/position_bias"] == pytest.approx(1.5, abs=0.5)
         assert 0 < step[f"{NAME}/noise"] < step[f"{NAME}/spread"]
         assert step["verl_ext/skipped_update"] == 0
     assert largest_move(whole, STEPS, "arena_rl") > 1e-3

@@ -11,13 +11,11 @@ from verl_ext.toy.task import SKILLS, run
 JUDGE: dict[str, Any] = {
     "base_url": "simulated",
     "model": "simulated",
-    "simulated": {
-        "quality": "verl_ext.toy.hidden_quality:quality",
-        "low": 1.0,
-        "high": 7.0,
-        "noise": 0.5,
-        "calibration": 2.0,
-    },
+    "quality": "verl_ext.toy.hidden_quality:quality",
+    "low": 1.0,
+    "high": 7.0,
+    "noise": 0.5,
+    "calibration": 2.0,
 }
 _PROMPT = re.compile(r"((?:f\d+\()+)([a-z]+)(\)+)=")
 

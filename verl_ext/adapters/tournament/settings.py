@@ -93,10 +93,10 @@ class Tournament:
                 f"max_dropped={self.max_dropped} and on_failure={self.on_failure}: a number of "
                 "batches goes with on_failure=drop_group, and with it alone"
             )
-        if (self.simulated is not None) != (self.address == SIMULATED):
+        if bool(self.described) != (self.address == SIMULATED):
             raise ValueError(
-                f"simulated={self.simulated} and judge.base_url={self.address}: a judge is "
-                "described where base_url=simulated, and there alone"
+                f"simulated={self.described or None} and judge.base_url={self.address}: a judge is "
+                "described where base_url=simulated, and there alone (else simulated=null)"
             )
         if self.max_dropped is not None and not self.max_dropped > 0:
             raise ValueError(f"max_dropped must be above 0, got {self.max_dropped}")
@@ -105,6 +105,11 @@ class Tournament:
     def pointwise(self) -> bool:
         """Whether responses are judged alone."""
         return self.topology == POINTWISE
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What is said of the simulated judge."""
+        return {name: value for name, value in (self.simulated or {}).items() if value is not None}
 
     @property
     def address(self) -> str | None:
@@ -141,7 +146,7 @@ class Tournament:
         Raises:
             SettingsError: names the key.
         """
-        given = dict(self.simulated or {})
+        given = self.described
         habits = {name: given.pop(name) for name in HABITS if name in given}
         faults = read(f"{KEY}.simulated.faults", Faults, given.pop("faults", {}))
         annotator = read(f"{KEY}.simulated", Annotator, habits)
