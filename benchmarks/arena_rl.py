@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logs = dict(
             zip(wanted, pool.map(lambda one: run(out, *one, args.steps), wanted), strict=True)
         )
-    table = [("group", "reward", "quality", "after, by seed", "calls", "spread", "noise")]
+    table = [("group", "reward", "quality", "after, by seed", "calls a step", "spread", "noise")]
     for size in args.sizes:
         for method in METHODS:
             of_method = [logs[method, size, seed] for seed in args.seeds]

@@ -335,9 +335,9 @@ def test_calls_that_show_a_marker_first_fail_and_their_pairs_are_void(serve):
 def test_what_a_response_must_not_show_is_not_sent(serve):
     hidden = JudgedResponse("reasoning-mark", ("call-mark",), "answer")
     judge = Judge(settings_of(serve(), show_reasoning=False, show_tool_calls=False))
-    assert judge._seen(hidden) == JudgedResponse(answer="answer")
+    assert judge.seen(hidden) == JudgedResponse(answer="answer")
     judge = Judge(settings_of(serve()))
-    assert judge._seen(hidden) == hidden
+    assert judge.seen(hidden) == hidden
 
 
 def test_the_request_says_what_the_settings_do():
@@ -345,17 +345,18 @@ def test_the_request_says_what_the_settings_do():
         "http://h/v1", "m", api_key_env=None, temperature=0.5, max_tokens=7,
         extra_body={"top_k": 1}, max_score=5,
     )  # fmt: skip
-    body = Judge(settings)._body([], {"type": "json_schema"})
+    body = Judge(settings)._body([], {"type": "json_schema"}, seed=3)
     assert body == {
         "model": "m",
         "messages": [],
         "temperature": 0.5,
         "max_tokens": 7,
+        "seed": 3,
         "response_format": {"type": "json_schema"},
         "extra_body": {"top_k": 1},
     }
     plain = JudgeSettings("http://h/v1", "m", api_key_env=None, structured="none")
-    body = Judge(plain)._body([], {"type": "json_schema"})
+    body = Judge(plain)._body([], {"type": "json_schema"}, seed=None)
     assert body == {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 64}
 
 
@@ -867,3 +868,18 @@ def test_a_prompt_that_is_no_judges_is_rejected_by_the_server(serve):
         urllib.request.urlopen(request)
     assert raised.value.code == 400
     raised.value.close()
+
+
+def test_a_response_judged_again_with_another_seed_meets_another_mood(serve):
+    judge = Judge(settings_of(serve(annotator=Annotator(noise=1.0))))
+    response = JudgedResponse(answer="a")
+
+    async def asked_with(*seeds):
+        try:
+            return [(await judge.single(QUESTION, response, seed)).score for seed in seeds]
+        finally:
+            await judge.close()
+
+    first, again, other, none = asyncio.run(asked_with(1, 1, 2, None))
+    assert first == again
+    assert len({first, other, none}) == 3
