@@ -871,7 +871,7 @@ def test_a_prompt_that_is_no_judges_is_rejected_by_the_server(serve):
 
 
 def test_a_response_judged_again_with_another_seed_meets_another_mood(serve):
-    judge = Judge(settings_of(serve(annotator=Annotator(noise=1.0))))
+    judge = Judge(settings_of(serve(annotator=Annotator(noise=1.0, low=5.0))))
     response = JudgedResponse(answer="a")
 
     async def asked_with(*seeds):
