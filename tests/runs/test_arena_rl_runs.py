@@ -111,6 +111,7 @@ def test_a_policy_judges_its_own_responses(tmp_path):
         "trainer.save_freq=-1",
         f"actor_rollout_ref.model.path={model}",
         "actor_rollout_ref.rollout.max_model_len=8192",
+        "data.max_response_length=64",  # of a judgement too: verl's server cuts off there
         f"{SECTION}.judge.base_url=policy",
         f"{SECTION}.judge.model={model}",
         f"{SECTION}.simulated=null",
