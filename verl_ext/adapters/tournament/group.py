@@ -3,7 +3,6 @@
 import asyncio
 import math
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import fsum
@@ -86,11 +85,11 @@ async def judged(
             len(players), book.compare, seed=seed, max_void=wanted.max_void, **anchor
         )
         rewards = result.rewards
-        book.sums.update(comparisons=result.comparisons, void=result.void, **book.favours())
+        book.add(comparisons=result.comparisons, void=result.void, **book.favours())
     points = book.points()
     given = [value for value in points if value is not None]
     if len(given) > 1:
-        book.sums.update(spread=pstdev(given), spread_groups=1)
+        book.add(spread=pstdev(given), spread_groups=1)
     return GroupVerdict(
         tuple(rewards[n] if rewards is not None else 0.0 for n in place),
         rewards is None,
@@ -109,7 +108,12 @@ class _Book:
         self._judge, self._question, self._players = judge, question, players
         self._points: list[list[float]] = [[] for _ in players]
         self._favours: list[float] = []
-        self.sums: Counter[str] = Counter()
+        self.sums: dict[str, float] = {}
+
+    def add(self, **more: float) -> None:
+        """Adds to the sums."""
+        for name, value in more.items():
+            self.sums[name] = self.sums.get(name, 0) + value
 
     def points(self) -> list[float | None]:
         """The mean of each player's."""
@@ -132,12 +136,12 @@ class _Book:
         jobs = [(n, seed) for n in range(len(self._players)) for seed in range(calls)]
         await asyncio.gather(*(self._single(*job) for job in jobs))
         void = len(jobs) - sum(map(len, self._points))
-        self.sums.update(comparisons=len(jobs), void=void)
+        self.add(comparisons=len(jobs), void=void)
         if void > max_void * len(jobs) or not all(self._points):
             return None
         for own in self._points:
             if len(own) > 1:
-                self.sums.update(alone=1, alone_variance=pstdev(own) ** 2 / (len(own) - 1))
+                self.add(alone=1, alone_variance=pstdev(own) ** 2 / (len(own) - 1))
         return [fmean(own) / best for own in self._points]
 
     async def _shown(self, first: int, second: int) -> Scores | None:
@@ -158,7 +162,7 @@ class _Book:
     def _count(self, verdict: PairVerdict | SingleVerdict) -> None:
         cost = verdict.cost
         tokens = cost.prompt_tokens + cost.completion_tokens
-        self.sums.update(
+        self.add(
             calls=1,
             seconds=cost.latency_s,
             attempts=cost.attempts,
@@ -166,7 +170,7 @@ class _Book:
             cached=cost.cached,
         )
         if verdict.failure is not None:
-            self.sums.update({f"failed/{verdict.failure.value}": 1})
+            self.add(**{f"failed/{verdict.failure.value}": 1})
 
 
 def noise(sums: Mapping[str, float]) -> float:

@@ -150,6 +150,8 @@ class Tournament:
         habits = {name: given.pop(name) for name in HABITS if name in given}
         faults = read(f"{KEY}.simulated.faults", Faults, given.pop("faults", {}))
         annotator = read(f"{KEY}.simulated", Annotator, habits)
+        assert annotator is not None
+        assert faults is not None
         made = read(
             f"{KEY}.simulated", partial(ServerSettings, annotator=annotator, faults=faults), given
         )
