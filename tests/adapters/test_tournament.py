@@ -306,10 +306,21 @@ def test_a_lone_session_is_published_without_a_judge(world):
     assert not world.judge.asked
 
 
-def test_a_validation_is_not_judged(world):
-    published = world.run(TEXTS, validate=True)
+def test_a_validation_is_not_judged_and_has_no_anchor(world):
+    published = world.run(TEXTS, validate=True, anchor={"greedy": True})
     assert published[0].reward_score is None
     assert not world.judge.asked
+    assert world.sampling[0]["temperature"] == 0.8
+
+
+def test_which_session_ends_first_decides_nothing(world):
+    """Where the judge cannot tell, chance does: that of the seed."""
+    found = set()
+    for seed in range(8):
+        world.delays = random.Random(seed)
+        published = world.run(["aa", "bb", "cc", "dd", "ee", "fff"])
+        found.add(tuple(published[n].reward_score for n in range(6)))
+    assert len(found) == 1
 
 
 def test_a_dead_judge_gives_all_the_same_and_the_reason(world):
