@@ -33,9 +33,9 @@ SPREADS = [1.0, 0.2, 3.0, 0.6, 0.0, 2.0, 0.9, 1.5]
 class World(PromptTags):
     """TransferQueue, the data and the agent loops: prompts finish whenever verl would wait."""
 
-    def __init__(self, seed=0, spreads=SPREADS, failing=(), unscored=()):
+    def __init__(self, seed=0, spreads=SPREADS, failing=(), unscored=(), at_once=0):
         self.rng, self.spreads, self.failing = random.Random(seed), list(spreads), set(failing)
-        self.unscored = set(unscored)
+        self.unscored, self.at_once = set(unscored), at_once
         super().__init__()
         self.scores, self.tasks, self.position, self.asked, self.polls = {}, {}, {}, 0, 0
 
@@ -63,7 +63,8 @@ class World(PromptTags):
         assert self.polls < POLLS, "the batch never becomes complete"
         tags = self.tags["train"]
         waiting = [k for k, tag in tags.items() if tag.get("status") in ("pending", "running")]
-        for uid in self.rng.sample(waiting, min(len(waiting), self.rng.randint(1, 3))):
+        count = self.at_once or self.rng.randint(1, 3)
+        for uid in self.rng.sample(waiting, min(len(waiting), count)):
             self.finish(uid)
         return last_debug_time
 
@@ -170,8 +171,8 @@ def test_one_key_makes_verl_filter_and_fetch_prompts_one_by_one(made):
 
 def test_prompts_below_the_threshold_are_replaced_until_the_batch_is_full(made):
     # 1, .2, 3 and .6 have the mean 1.2, which is the threshold of step 2 (β = 1). Of 0, 2, .9 and
-    # 1.5 two are below it: verl asks for four more, 1, .2, 3 and .6, of which 3 passes; three
-    # are below, so six more: 0, 2, .9, 1.5, 1, .2, of which the oldest that pass fill the batch.
+    # 1.5 two are below it: verl asks for four more, 1, .2, 3 and .6, of which 3 passes; three are
+    # below, so six more, four at a time: 0, 2, .9, 1.5. The oldest that pass fill the batch.
     trainer = made(World(), "sync", deterministic=True)
     first, second = train(trainer, 2)
     assert trainer.sampled[0] == [1.0, 0.2, 3.0, 0.6]
@@ -179,14 +180,14 @@ def test_prompts_below_the_threshold_are_replaced_until_the_batch_is_full(made):
         "threshold": 0.0, "kept": 1.0, "mean_std": pytest.approx(1.2), "gen_batches": 1.0,
     }  # fmt: skip
     assert trainer.sampled[1] == [2.0, 1.5, 3.0, 2.0]
-    seen = [0, 2, 0.9, 1.5, 1, 0.2, 3, 0.6, 0, 2, 0.9, 1.5, 1, 0.2]
+    seen = [0, 2, 0.9, 1.5, 1, 0.2, 3, 0.6, 0, 2, 0.9, 1.5]
     assert ours(second) == {
         "threshold": pytest.approx(1.2),
-        "kept": pytest.approx(5 / 14),
+        "kept": pytest.approx(5 / 12),
         "mean_std": pytest.approx(statistics.fmean(seen)),
-        "gen_batches": 14 / 4,
+        "gen_batches": 12 / 4,
     }
-    assert second["training/filter_groups/evicted_samples"] == 9
+    assert second["training/filter_groups/evicted_samples"] == 7
     assert second["training/filter_groups/discarded_surplus_samples"] == 1
     # Dropped and surplus prompts moved the average too, at d = .5.
     threshold = trainer.ext_masks.resampler.threshold
@@ -200,6 +201,17 @@ def test_a_deterministic_run_does_not_depend_on_who_finishes_when(made, seed):
         trainer = made(World(draw), "sync", deterministic=True)
         runs.append(([ours(m) for m in train(trainer, 5)], trainer.sampled))
     assert runs[0] == runs[1]
+
+
+def test_places_that_become_free_at_another_time_are_not_filled_by_others(made):
+    """Three of four are dropped, so verl owes six prompts, and four may be under way."""
+    spreads = [2.0, 2.0, 2.0, 2.0, 0.5, 0.5, 0.5, 3.0, 3.0, 3.0, 3.0, 3.0]
+    runs = []
+    for at_once in (1, 2, 100):
+        world = World(spreads=spreads, at_once=at_once)
+        trainer = made(world, "sync", deterministic=True)
+        runs.append(([ours(m) for m in train(trainer, 4)], trainer.sampled, world.asked))
+    assert runs[0] == runs[1] == runs[2]
 
 
 @pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
@@ -277,12 +289,12 @@ def test_a_step_that_too_few_pass_stops_the_run_in_words(made):
 
 
 def test_a_batch_that_is_full_in_time_does_not(made):
-    # Judged: 4, then twice the 3 that were dropped, then twice the 6: the 15th passes.
+    # Judged: 4, of which three are dropped, then four at a time: in the fourth round three pass.
     spreads = [*[2.0] * BATCH, *[2.0, 0.5, 0.5, 0.5], *[0.5] * 6, *[0.5] * 3, *[2.0] * 9]
-    trainer = made(World(spreads=spreads), "sync", deterministic=True, max_gen_batches=5)
-    assert ours(train(trainer, 2)[1])["gen_batches"] == 22 / 4  # more than 5, and four passed
+    trainer = made(World(spreads=spreads), "sync", deterministic=True, max_gen_batches=3.5)
+    assert ours(train(trainer, 2)[1])["gen_batches"] == 16 / 4  # more than 3.5, and four passed
     trainer = made(World(spreads=spreads), "sync", deterministic=True, max_gen_batches=2.5)
-    with pytest.raises(NotEnoughSpreadError, match=r"1 of 10 prompts"):
+    with pytest.raises(NotEnoughSpreadError, match=r"1 of 12 prompts"):
         train(trainer, 2)
 
 
@@ -346,8 +358,8 @@ def test_the_mean_rewards_of_dropped_prompts_reach_verls_table(made):
     trainer = made(World(), "sync", deterministic=True)
     _, second = train(trainer, 2)
     counts = second["_dapo_filtered_reward_counts"]
-    # 0, .9, 1, .2, .6 and 0, .9, 1, .2: half of that times √2, in hundredths.
-    assert counts == {0.0: 2, 0.64: 2, 0.71: 2, 0.14: 2, 0.42: 1}
+    # 0, .9, 1, .2, .6 and 0, .9: half of that times √2, in hundredths.
+    assert counts == {0.0: 2, 0.64: 2, 0.71: 1, 0.14: 1, 0.42: 1}
 
 
 def test_a_validation_is_not_filtered(made):

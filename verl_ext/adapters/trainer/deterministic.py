@@ -37,9 +37,13 @@ def in_order(buffer: Any, position: Callable[[str], int]) -> None:
 
     @wraps(reasons)
     def settled_reasons(step: int, partition: str) -> Any:
-        return (
-            (set(), set(), set(), Counter()) if under_way(partition) else reasons(step, partition)
-        )
+        if not under_way(partition):
+            return reasons(step, partition)
+        # Where verl owes more prompts than may be under way, it fills the places of those that have
+        # finished by now. Until all have, let no place look free; the next look forgets this.
+        places = getattr(buffer, "max_inflight_gen_batches", 1) * (buffer.train_batch_size or 0)
+        buffer.pending_keys[partition] |= {f"held back {number}" for number in range(places)}
+        return set(), set(), set(), Counter()
 
     @wraps(sampleable)
     def settled_keys(partition: str, found: Any) -> Any:
