@@ -447,3 +447,18 @@ def test_the_policys_servers_have_addresses_and_failed_groups_are_replaced():
     ]  # fmt: skip
     evict = inspect.getsource(replay_buffer.ReplayBuffer._evict_terminal_groups)
     assert "stale_uids, dapo_uids, failed_uids, dapo_counts = eviction_reasons" in evict
+
+
+def test_verl_fills_places_by_what_is_pending_or_running_at_its_last_look():
+    """Why ``deterministic`` fills them while anything is under way."""
+    from verl.trainer.ppo.v1 import replay_buffer
+
+    source = inspect.getsource(replay_buffer.ReplayBuffer.sample)
+    reasons = source.index("self._terminal_eviction_reasons(")
+    counted = source.index(
+        "inflight_count = len(self.pending_keys[partition_id]) + len(self.running_keys[partition_id])"
+    )
+    assert reasons < counted < source.index("max_inflight_prompts - inflight_count")
+    assert "max_inflight_prompts = self.max_inflight_gen_batches * self.train_batch_size" in source
+    look = inspect.getsource(replay_buffer.ReplayBuffer._sync_metadata_from_transfer_queue)
+    assert "self.pending_keys.clear()" in look
