@@ -455,9 +455,8 @@ def test_verl_fills_places_by_what_is_pending_or_running_at_its_last_look():
 
     source = inspect.getsource(replay_buffer.ReplayBuffer.sample)
     reasons = source.index("self._terminal_eviction_reasons(")
-    counted = source.index(
-        "inflight_count = len(self.pending_keys[partition_id]) + len(self.running_keys[partition_id])"
-    )
+    waiting = "len(self.pending_keys[partition_id]) + len(self.running_keys[partition_id])"
+    counted = source.index(f"inflight_count = {waiting}")
     assert reasons < counted < source.index("max_inflight_prompts - inflight_count")
     assert "max_inflight_prompts = self.max_inflight_gen_batches * self.train_batch_size" in source
     look = inspect.getsource(replay_buffer.ReplayBuffer._sync_metadata_from_transfer_queue)
