@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from verl_ext.adapters.judge.client import Judge
 from verl_ext.adapters.judge.settings import JudgeSettings
+from verl_ext.reward_fns.judge import Scores, bidirectional
 from verl_ext.reward_fns.judge_prompt import JudgedResponse
 from verl_ext.simulated_judge.annotator import Annotator
 from verl_ext.simulated_judge.child import RunningJudge, start
@@ -84,17 +85,18 @@ async def measured(server: RunningJudge, concurrency: int, seconds: float) -> Me
     numbers = itertools.count()
     done = 0
 
+    async def scores(first: JudgedResponse, second: JudgedResponse) -> Scores | None:
+        return (await judge.pair(QUESTION, first, second)).scores
+
     async def compare(until: float) -> None:
         nonlocal done
         while time.monotonic() < until:
             text = f"{next(numbers):08d}" * (LENGTH // 8)
             one, other = JudgedResponse(answer=text), JudgedResponse(answer=text[::-1])
-            both = await judge.both_orders(QUESTION, one, other)
-            assert both.totals is not None
+            assert await bidirectional(scores, one, other) is not None
             done += 1
 
-    await compare(time.monotonic())  # nothing, but the imports are done
-    await judge.check()
+    await judge.pair(QUESTION, JudgedResponse(answer="a"), JudgedResponse(answer="b"))  # imports
     server_s, client_s, began = server.stats()["cpu_s"], time.process_time(), time.monotonic()
     # As many comparisons are twice the calls that are allowed: a turn is never left unused.
     await asyncio.gather(*(compare(began + seconds) for _ in range(concurrency)))

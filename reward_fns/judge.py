@@ -10,7 +10,7 @@ Ranking", 2026, https://arxiv.org/abs/2601.06487.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -96,16 +96,3 @@ async def bidirectional(
     a constant into the scores of the other order, or draws the pair.
     """
     return (await both_orders(judge, i, j)).totals
-
-
-def position_bias(pairs: Iterable[BothOrders]) -> float | None:
-    """The mean favour for the response shown first, over the pairs that are not void.
-
-    Args:
-        pairs: judged in both orders.
-
-    Returns:
-        In points of one judgement; above 0, the place shown first is favoured. None without a pair.
-    """
-    favours = [pair.favour for pair in pairs if pair.favour is not None]
-    return sum(favours) / len(favours) if favours else None

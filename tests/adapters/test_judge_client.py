@@ -21,9 +21,8 @@ from verl_ext.adapters.judge.breaker import Admission, Breaker
 from verl_ext.adapters.judge.cache import AnswerCache, key
 from verl_ext.adapters.judge.client import Judge
 from verl_ext.adapters.judge.settings import BreakerSettings, JudgeError, JudgeSettings
-from verl_ext.adapters.judge.stats import JudgeStats, merged, report
 from verl_ext.adapters.judge.verdict import Cost, Failure
-from verl_ext.reward_fns.judge import BothOrders
+from verl_ext.reward_fns.judge import both_orders
 from verl_ext.reward_fns.judge_prompt import JudgedResponse
 from verl_ext.simulated_judge.annotator import Annotator
 from verl_ext.simulated_judge.child import start
@@ -102,6 +101,13 @@ def asking(judge, *calls):
 def asked(server, *calls, **values):
     judge = Judge(settings_of(server, **values))
     return asking(judge, *(calls or [(SHORT, LONG)]))
+
+
+def scores_of(judge):
+    async def ask(first, second):
+        return (await judge.pair(QUESTION, first, second)).scores
+
+    return ask
 
 
 def distinct(count):
@@ -310,14 +316,12 @@ def test_both_orders_are_asked_and_the_bias_is_told(serve):
     judge = Judge(settings_of(server))
 
     async def ask():
-        return await judge.both_orders(QUESTION, SHORT, LONG)
+        return await both_orders(scores_of(judge), SHORT, LONG)
 
     both = asyncio.run(ask())
     assert (both.forward, both.backward) == ((3.5, 5.0), (6.0, 2.5))
     assert both.totals == (6.0, 11.0)
-    found = report(judge.stats.snapshot())
-    assert found["position_bias"] == 1.0
-    assert found["void_share"] == 0.0
+    assert both.favour == 1.0
 
 
 def test_calls_that_show_a_marker_first_fail_and_their_pairs_are_void(serve):
@@ -325,11 +329,10 @@ def test_calls_that_show_a_marker_first_fail_and_their_pairs_are_void(serve):
     judge = Judge(settings_of(server))
 
     async def ask():
-        return [await judge.both_orders(QUESTION, *pair) for pair in distinct(3)]
+        return [await both_orders(scores_of(judge), *pair) for pair in distinct(3)]
 
     kept = [both.totals is not None for both in asyncio.run(ask())]
     assert kept == [True, False, True]
-    assert report(judge.stats.snapshot())["void_share"] == pytest.approx(1 / 3)
 
 
 def test_what_a_response_must_not_show_is_not_sent(serve):
@@ -461,7 +464,6 @@ def test_the_breaker_opens_and_closes_over_http(serve):
     down, left = Failure.HTTP_ERROR, Failure.CIRCUIT_OPEN
     assert asyncio.run(ask()) == [down, down, left, left, left, down, left, None, None]
     assert server.stats()["calls"] == 5
-    assert judge.stats.snapshot()["failed/circuit_open"] == 4
 
 
 @pytest.mark.parametrize("fault", ["malformed", "rejected", "refused", "truncated"])
@@ -602,12 +604,12 @@ def test_the_key_is_nowhere(keyed, tmp_path, caplog, capfd):
     assert all(verdict.failure is None for verdict in verdicts)
     assert caplog.records  # the client's own, at DEBUG
     shown = [repr(judge), str(judge), repr(settings), repr(verdicts), caplog.text]
-    shown += [repr(judge.stats.snapshot()), *capfd.readouterr()]
+    shown += [*capfd.readouterr()]
     assert all(SECRET not in text for text in shown)
     kept = [path for path in (tmp_path / "cache").iterdir() if path.is_file()]
     assert kept
     assert all(SECRET.encode() not in path.read_bytes() for path in kept)
-    assert SECRET.encode() not in pickle.dumps((settings, verdicts, judge.stats))
+    assert SECRET.encode() not in pickle.dumps((settings, verdicts))
 
 
 def test_a_failure_that_repeats_the_key_is_told_without_it(keyed, monkeypatch):
@@ -632,12 +634,6 @@ def test_an_address_that_is_no_endpoint_stops_the_run(serve):
     settings = JudgeSettings(serve().url + "/wrong", "simulated", api_key_env=None)
     with pytest.raises(JudgeError, match="404"):
         asking(Judge(settings), (SHORT, LONG))
-
-
-def test_a_check_before_the_run_tells_a_judge_that_does_not_work(serve):
-    asyncio.run(Judge(settings_of(serve())).check())
-    with pytest.raises(JudgeError, match="does not work: malformed"):
-        asyncio.run(Judge(settings_of(serve({"malformed": 1.0}))).check())
 
 
 @pytest.mark.parametrize(
@@ -759,58 +755,6 @@ def test_a_cache_that_does_not_work_stops_the_run(serve, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JudgeError, match="does not work"):
         asked(serve(), cache=str(tmp_path / "file"))
-
-
-# Statistics.
-
-
-def test_snapshots_of_processes_add_up():
-    one, other = JudgeStats(), JudgeStats()
-    one.count(None, Cost(1, 0.1, 10, 1))
-    one.count(Failure.TIMEOUT, Cost(3, 0.4, 20, 0))
-    other.count(None, Cost(cached=True))
-    other.count(Failure.CIRCUIT_OPEN, Cost())
-    one.count_pair(BothOrders((8, 6), (7, 5)))
-    other.count_pair(BothOrders((5, 6), (5, 6)))
-    other.count_pair(BothOrders(None, (9, 0)))
-    found = report(merged([one.snapshot(), other.snapshot()]))
-    assert found == {
-        "calls": 4,
-        "cache_hits": 1,
-        "prompt_tokens": 30,
-        "completion_tokens": 1,
-        "failed/timeout": 1,
-        "failed/circuit_open": 1,
-        "failed_share": 0.5,
-        "attempts_mean": 2,
-        "latency_mean_s": pytest.approx(0.25),
-        "latency_p95_s": pytest.approx(0.4, rel=0.1),
-        "void_share": pytest.approx(1 / 3),
-        "position_bias": pytest.approx((2 - 1) / 2),
-    }
-    assert all(type(value) in (int, float) for value in one.snapshot().values())
-
-
-def test_the_95th_percentile_is_within_10_percent():
-    stats = JudgeStats()
-    for number in range(1, 101):
-        stats.count(None, Cost(1, number / 100))
-    found = report(stats.snapshot())["latency_p95_s"]
-    assert 0.95 <= found <= 0.95 * 1.1
-
-
-def test_pairs_that_are_all_void_have_no_bias():
-    stats = JudgeStats()
-    stats.count_pair(BothOrders(None, None))
-    found = report(stats.snapshot())
-    assert found["void_share"] == 1
-    assert "position_bias" not in found
-
-
-def test_nothing_is_reported_of_nothing():
-    assert report(JudgeStats().snapshot()) == dict.fromkeys(
-        ("calls", "cache_hits", "prompt_tokens", "completion_tokens"), 0
-    )
 
 
 # The server's own side.

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from verl_ext.reward_fns.judge import BothOrders, bidirectional, both_orders, position_bias
+from verl_ext.reward_fns.judge import bidirectional, both_orders
 
 
 def judge_of(answers):
@@ -52,18 +52,6 @@ def test_a_favour_for_a_place_cancels_in_the_totals_and_is_told():
     both = asyncio.run(both_orders(judge, "i", "j"))
     assert both.totals == (3 + 3 + 1.5, 5 + 5 + 1.5)
     assert both.favour == 1.5
-
-
-def test_the_bias_is_the_mean_over_pairs_that_are_not_void():
-    pairs = [
-        BothOrders((8, 6), (7, 5)),  # 2 and 2
-        BothOrders((1, 2), (4, 6)),  # -1 and -2
-        BothOrders((10, 0), None),
-        BothOrders(None, (10, 0)),
-    ]
-    assert position_bias(pairs) == pytest.approx((2 - 1.5) / 2)
-    assert position_bias(pairs[2:]) is None
-    assert position_bias([]) is None
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])

@@ -15,10 +15,8 @@ import tenacity
 from verl_ext.adapters.judge.breaker import Admission, Breaker
 from verl_ext.adapters.judge.cache import AnswerCache, key
 from verl_ext.adapters.judge.exchange import Exchange, Reply
-from verl_ext.adapters.judge.settings import JudgeError, JudgeSettings
-from verl_ext.adapters.judge.stats import JudgeStats
+from verl_ext.adapters.judge.settings import JudgeSettings
 from verl_ext.adapters.judge.verdict import FINAL, Cost, Failure, PairVerdict, SingleVerdict
-from verl_ext.reward_fns.judge import BothOrders, Scores, both_orders
 from verl_ext.reward_fns.judge_answer import (
     AnswerError,
     Fault,
@@ -51,9 +49,6 @@ class Judge:
 
     Args:
         settings: of the judge.
-
-    Attributes:
-        stats: what it did so far.
     """
 
     def __init__(self, settings: JudgeSettings) -> None:
@@ -63,7 +58,6 @@ class Judge:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exchange: Exchange
         self._turns: asyncio.Semaphore
-        self.stats = JudgeStats()
 
     def __repr__(self) -> str:
         return f"Judge({self._settings})"
@@ -105,42 +99,6 @@ class Judge:
         messages = single_messages(rule, question, self.seen(response))
         done = await self._call(messages, single_format(rule.max_score), parse_single, seed)
         return SingleVerdict(done.read, done.reply.failure, done.reply.detail, done.cost)
-
-    async def both_orders(
-        self, question: Question, one: JudgedResponse, other: JudgedResponse
-    ) -> BothOrders:
-        """Scores of two responses in both orders, counted for the position bias.
-
-        Args:
-            question: chat messages that both answer.
-            one: a response.
-            other: the other.
-
-        Raises:
-            JudgeError: no call can succeed.
-            ValueError: the question is not text.
-        """
-
-        async def ask(first: JudgedResponse, second: JudgedResponse) -> Scores | None:
-            return (await self.pair(question, first, second)).scores
-
-        both = await both_orders(ask, one, other)
-        self.stats.count_pair(both)
-        return both
-
-    async def check(self) -> None:
-        """Asks about a response that stands for none, before a run depends on the judge.
-
-        Raises:
-            JudgeError: the judge does not answer as it should.
-        """
-        question = [{"role": "user", "content": "What is 2 + 2?"}]
-        verdict = await self.single(question, JudgedResponse(answer="4"))
-        if verdict.failure:
-            raise JudgeError(
-                f"the judge {self._settings.model!r} at {self._settings.base_url} does not work: "
-                f"{verdict.failure.value}: {verdict.detail}"
-            )
 
     async def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
@@ -191,7 +149,6 @@ class Judge:
                 done = await self._admitted(body, parse)
             if self._cache and done.reply.failure is None:
                 self._cache.keep(name, done.reply.text)
-        self.stats.count(done.reply.failure, done.cost)
         return done
 
     def _enter_loop(self) -> None:

@@ -49,7 +49,7 @@ class Group:
         self._verdict: asyncio.Task[GroupVerdict] | None = None
 
     def gone(self, session: int) -> None:
-        """A session has ended, whether or not it came to :meth:`reward`."""
+        """A session has ended, whether or not it came to :meth:`verdict`."""
         self._missing.discard(session)
         if not self._missing:
             self._complete.set()
@@ -165,7 +165,7 @@ class TournamentGuard:
             return False
         final, points = outputs[-1], verdict.points[place]
         final.reward_score = verdict.rewards[place]
-        # One of the group's rows has its numbers, so that they count once; see the trainer's stage.
+        # The same in all rows of the group: the trainer counts it once.
         final.extra_fields[REPORT] = {
             "void": verdict.void,
             "equal": len(set(verdict.rewards)) == 1,
