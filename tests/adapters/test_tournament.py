@@ -429,7 +429,7 @@ def test_a_simulated_judge_runs_as_long_as_it_is_wanted_and_its_address_is_writt
     assert wanted.simulated_by().faults.shares == {"http_500": 0.5}
     running = check.prepare(config)
     try:
-        (settings,) = tournament(config).judges()
+        (settings,) = tournament(config).judges
         assert settings.base_url == running.url
     finally:
         running.stop()
@@ -451,7 +451,7 @@ def test_the_policys_servers_take_turns_as_judges():
     config = configuration(judge=JUDGE | {"base_url": "policy"})
     check.check(config)
     config.algorithm.verl_ext.group_reward.tournament.urls = ["http://a:1/v1", "http://b:2/v1"]
-    assert [one.base_url for one in tournament(config).judges()] == [
+    assert [one.base_url for one in tournament(config).judges] == [
         "http://a:1/v1",
         "http://b:2/v1",
     ]

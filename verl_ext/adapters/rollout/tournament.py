@@ -89,7 +89,7 @@ class TournamentGuard:
         from verl_ext.adapters.judge.client import Judge
 
         assert self._ext_tournament is not None
-        return cycle([Judge(settings) for settings in self._ext_tournament.judges()])
+        return cycle([Judge(settings) for settings in self._ext_tournament.judges])
 
     @cached_property
     def _ext_groups(self) -> dict[str, Group]:
@@ -117,7 +117,7 @@ class TournamentGuard:
         if group is None:
             return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)  # type: ignore[misc]
         assert self._ext_tournament is not None
-        if kwargs["session_id"] == ANCHOR and self._ext_tournament.anchored().greedy:
+        if kwargs["session_id"] == ANCHOR and self._ext_tournament.anchored.greedy:
             sampling_params = dict(sampling_params)
             apply_greedy_sampling_params(sampling_params)
         try:
@@ -160,7 +160,7 @@ class TournamentGuard:
             if place == 0:  # verl puts the prompt down as failed, with one line in its log
                 raise GroupDroppedError(f"{failed}: another takes its place")
             return False
-        anchor = wanted.anchored()
+        anchor = wanted.anchored
         if session == ANCHOR and anchor.greedy and not anchor.train:
             return False
         final, points = outputs[-1], verdict.points[place]

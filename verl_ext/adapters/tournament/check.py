@@ -35,7 +35,7 @@ def check(config: DictConfig) -> None:
             f"http://HOST:PORT/v1 {KEY}.judge.model=NAME; or {KEY}.judge.base_url={POLICY}, the "
             "policy's own servers"
         )
-    anchor, judge = wanted.anchored(), wanted.judges()[0]
+    anchor, judge = wanted.anchored, wanted.judges[0]
     if wanted.address == SIMULATED:
         wanted.simulated_by()
     if wanted.pointwise and anchor.greedy:

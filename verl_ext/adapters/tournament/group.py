@@ -75,11 +75,11 @@ async def judged(
         return GroupVerdict((0.0,) * len(responses), points=(None,) * len(responses))
     book = _Book(judge, question, players)
     if wanted.pointwise:
-        best = wanted.judges()[0].max_score
+        best = wanted.judges[0].max_score
         rewards = await book.alone(wanted.calls or 1, wanted.max_void, best)
     else:
         # The anchor meets everybody, so that it must not always be the same session's.
-        drawn = 0 if wanted.anchored().greedy else random.Random(seed).randrange(len(players))
+        drawn = 0 if wanted.anchored.greedy else random.Random(seed).randrange(len(players))
         anchor = {"anchor": drawn} if wanted.topology in ANCHORED else {}
         result = await TOPOLOGIES[wanted.topology](
             len(players), book.compare, seed=seed, max_void=wanted.max_void, **anchor

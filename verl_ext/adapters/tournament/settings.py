@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from omegaconf import DictConfig
@@ -116,6 +116,7 @@ class Tournament:
         """The judge's ``base_url`` as it stands in the configuration."""
         return self.judge.get("base_url")
 
+    @cached_property
     def anchored(self) -> Anchor:
         """What the prompt's first response is.
 
@@ -126,6 +127,7 @@ class Tournament:
         assert made is not None
         return made
 
+    @cached_property
     def judges(self) -> list[JudgeSettings]:
         """How the judge is asked, at each of its servers.
 
