@@ -1,19 +1,31 @@
 """Refuses a tournament that could not be judged, or settings without effect."""
 
+import asyncio
 import atexit
 import importlib.util
 import os
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.judge.settings import JudgeError
+from verl_ext.adapters.judge.verdict import Failure
 from verl_ext.adapters.teacher.settings import rewarded_estimator
 from verl_ext.adapters.tournament.settings import KEY, POLICY, SIMULATED, Tournament, tournament
 from verl_ext.catalog import ADVANTAGES
 from verl_ext.simulated_judge.child import RunningJudge, start
 
 CLIENTS = ("openai", "tenacity", "aiohttp")
+# What to type where a judge does not judge, by what it did instead.
+HINTS = {
+    Failure.CONNECTION: f". Is it running there? Else: {KEY}.judge.base_url=http://HOST:PORT/v1",
+    Failure.TIMEOUT: f". More patience: {KEY}.judge.timeout_s=300",
+    Failure.TRUNCATED: f". A judge that reasons first needs more: {KEY}.judge.max_tokens=2048",
+    Failure.REJECTED: f". An endpoint without JSON schemas: +{KEY}.judge.structured=none",
+    Failure.MALFORMED: ". An endpoint that heeds no JSON schema may need another model",
+}
 
 
 def check(config: DictConfig) -> None:
@@ -54,14 +66,21 @@ def check(config: DictConfig) -> None:
 
 
 def prepare(config: DictConfig) -> RunningJudge | None:
-    """Starts the simulated judge where one is asked for; it ends with this process.
+    """Starts the simulated judge where one is asked for; asks any other for a first judgement.
+
+    The simulated judge ends with this process. The policy's own servers are still to come.
 
     Args:
-        config: verl's whole configuration, in which its address is written down.
+        config: verl's whole configuration, in which the simulated judge's address is written down.
+
+    Raises:
+        SettingsError: the judge does not judge, and why.
     """
     wanted = tournament(config)
     if wanted is None:
         return None
+    if wanted.address not in (POLICY, SIMULATED):
+        _ask_once(wanted)
     section = config.algorithm.verl_ext.group_reward.tournament
     plain: Any = OmegaConf.to_container(section, resolve=True)
     running = None
@@ -74,6 +93,25 @@ def prepare(config: DictConfig) -> RunningJudge | None:
             atexit.register(running.stop)
             section.urls = [running.url]
     return running
+
+
+def _ask_once(wanted: Tournament) -> None:
+    """What fails here would fail for each pair of the first step: better before the model loads."""
+    # Here and not above: the client's packages are optional.
+    from verl_ext.adapters.judge.probe import first_judgement
+
+    settings = replace(wanted.judges[0], cache=None)
+    try:
+        said = asyncio.run(first_judgement(settings, alone=wanted.pointwise))
+    except JudgeError as error:
+        raise SettingsError(f"{KEY}.judge: {error}") from None
+    if said.failure is not None:
+        raise SettingsError(
+            f"{KEY}.judge: {settings.model!r} at {settings.base_url} gave no judgement in "
+            f"{said.cost.attempts} attempts ({said.failure.value}: {said.detail})"
+            + HINTS.get(said.failure, "")
+        )
+    print(f"[verl_ext] judge {settings.model} answered in {said.cost.latency_s:.1f} s")
 
 
 def _check_clients() -> None:
