@@ -178,6 +178,9 @@ def test_replaced_groups_are_counted_by_the_step_and_too_many_stop_the_run():
         evict(3, "train", (set(), {"d"}, set(), None))
         evict(3, "val", (set(), set(), {"e"} | set(range(9)), None))
         evict(3, "train", (set(), set(), {"f", "g", "h"}, None))
+        made.columns = {"extra_fields": [{}]}
+        made._compute_metrics(batch("a_0_0"), metrics := {})
+        assert metrics["verl_ext/tournament/replaced_groups"] == 6
     with pytest.raises(JudgeFailedError, match=r"7 groups dropped in one step, .* allows 6"):
         evict(3, "train", (set(), set(), {"i"}, None))
     assert len(made.buffer.evicted) == 8

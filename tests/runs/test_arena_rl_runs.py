@@ -125,3 +125,40 @@ def test_a_policy_judges_its_own_responses(tmp_path):
     assert step[f"{NAME}/void_groups"] < 0.5
     assert step[f"{NAME}/spread"] > 0
     assert step["verl_ext/skipped_update"] == 0
+
+
+def a_judge_that_fails(share, on_failure, *overrides):
+    return (
+        "trainer.total_training_steps=2",
+        "trainer.save_freq=-1",
+        f"{SECTION}.judge.attempts=1",
+        f"+{SECTION}.simulated.faults={{shares: {{rejected: {share}}}}}",
+        f"{SECTION}.on_failure={on_failure}",
+        *overrides,
+    )
+
+
+@pytest.mark.run
+@pytest.mark.wide
+def test_dropped_groups_are_replaced_by_other_prompts(tmp_path):
+    found = run(
+        tmp_path / "dropped",
+        *a_judge_that_fails(0.03, "drop_group"),
+        f"{SECTION}.max_dropped=10",
+        "algorithm.verl_ext.deterministic=false",
+    )
+    assert set(found) == {1, 2}
+    for step in found.values():
+        assert step[f"{NAME}/void_groups"] == 0  # whatever is in the batch was judged
+        assert step["verl_ext/skipped_update"] == 0
+    assert sum(step[f"{NAME}/replaced_groups"] for step in found.values()) > 3
+
+
+@pytest.mark.run
+@pytest.mark.wide
+def test_a_failed_group_stops_the_run_by_name(tmp_path):
+    with pytest.raises(AssertionError) as stopped:
+        run(tmp_path / "stopped", *a_judge_that_fails(1.0, "raise"))
+    assert "JudgeFailedError" in str(stopped.value)
+    assert "on_failure=raise" in str(stopped.value)
+    assert not (tmp_path / "stopped" / "run" / "metrics.jsonl").exists()

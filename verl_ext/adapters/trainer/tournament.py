@@ -100,6 +100,8 @@ class TournamentRewards(Stage):
                 if REPORT in told:
                     groups[batch.keys[row].split("_")[0]] = told[REPORT]
             metrics.update(group_metrics(list(groups.values())))
+            if self.ext_tournament.max_dropped is not None:
+                metrics[f"{METRIC}/replaced_groups"] = float(self._ext_replaced)
 
 
 def group_metrics(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
