@@ -26,7 +26,7 @@ def install() -> None:
     patching.install()
     toy.register_resolver()
     lengths.register_resolvers()
-    logical_gpus.register_resolver()
+    logical_gpus.register_resolvers()
     when_imported("verl.trainer.ppo.core_algos", _estimators)
     when_imported("verl.trainer.ppo.v1", _trainers)
     when_imported("verl.utils.config", _driver_check)

@@ -12,6 +12,7 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl_ext.adapters.trainer.checkpoint import Checkpointed
 from verl_ext.adapters.trainer.deterministic import Deterministic
 from verl_ext.adapters.trainer.learning import Learning
+from verl_ext.adapters.trainer.off_policy import OffPolicy
 from verl_ext.adapters.trainer.on_logits import OnLogits
 from verl_ext.adapters.trainer.pass_at_k import PassAtK
 from verl_ext.adapters.trainer.reference_probability import ReferenceRewards
@@ -38,6 +39,7 @@ class VerlExtTrainer(
     TeacherServers,
     TaskMetrics,
     PassAtK,
+    OffPolicy,
 ):
     """What verl-ext adds to a V1 trainer."""
 
