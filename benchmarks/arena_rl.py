@@ -1,6 +1,7 @@
 """A tournament against pointwise scores, under one noisy judge, on the CPU.
 
-    python benchmarks/arena_rl.py OUT [--sizes 4 8 16] [--seeds 1] [--steps 32] [--jobs 1]
+    python benchmarks/arena_rl.py OUT [--sizes 4 8 16] [--seeds 1] [--steps 32] [--jobs 1] \
+        [--engine megatron]
 
 The toy's answers have a hidden quality, and a simulated judge: what it gives in a call moves with
 its mood, which both responses of a pair share and a response judged alone does not. Each response
@@ -34,10 +35,11 @@ CALLS, SPREAD, NOISE = (f"verl_ext/tournament/{name}" for name in ("calls", "spr
 RATE = "actor_rollout_ref.actor.optim.lr=3e-4"
 
 
-def run(out: Path, method: str, size: int, seed: int, steps: int) -> RunLog:
+def run(out: Path, engine: str, method: str, size: int, seed: int, steps: int) -> RunLog:
     """A run's log, from disk if it is whole there."""
-    overrides = [RATE, f"data.seed={seed}", f"actor_rollout_ref.rollout.n={size}", *METHODS[method]]
-    return toy_run.run(out / f"{method}_{size}_{seed}", steps, overrides, paper="arena_rl")
+    of_run = [f"model_engine={engine}", f"data.seed={seed}", f"actor_rollout_ref.rollout.n={size}"]
+    name = f"{method}_{size}_{seed}" + ("" if engine == "dp" else f"_{engine}")
+    return toy_run.run(out / name, steps, [RATE, *of_run, *METHODS[method]], paper="arena_rl")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,13 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[4, 8, 16])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--engine", choices=["dp", "megatron"], default="dp", help="dp: FSDP2")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args(arguments)
     out = args.out.absolute()
     wanted = [(m, size, seed) for seed in args.seeds for size in args.sizes for m in METHODS]
     with ThreadPoolExecutor(args.jobs) as pool:
         logs = dict(
-            zip(wanted, pool.map(lambda one: run(out, *one, args.steps), wanted), strict=True)
+            zip(
+                wanted,
+                pool.map(lambda one: run(out, args.engine, *one, args.steps), wanted),
+                strict=True,
+            )
         )
     table = [("group", "reward", "quality", "after, by seed", "calls a step", "spread", "noise")]
     for size in args.sizes:

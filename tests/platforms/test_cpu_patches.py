@@ -113,6 +113,32 @@ def test_offloading_does_not_pin_memory_and_verl_still_asks_for_it():
     assert "CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(module)
 
 
+def test_saved_weights_are_no_live_ones_and_verl_still_shares_them():
+    live, spec = torch.zeros(2), object()
+    fake = SimpleNamespace(fsdp2_sharded_save_to_cpu=lambda model: ({"w": (live, spec)}, "rule"))
+    cpu_patches.saved_weights_are_copies(fake)
+    saved, rule = fake.fsdp2_sharded_save_to_cpu(None)
+    live.fill_(1)
+    assert (saved["w"][0].tolist(), saved["w"][1], rule) == ([0.0, 0.0], spec, "rule")
+    hooked = importlib.import_module("verl.utils.fsdp_utils").fsdp2_sharded_save_to_cpu
+    source = inspect.getsource(inspect.unwrap(hooked))
+    assert hooked is not inspect.unwrap(hooked)
+    assert "local_gpu_tensor.detach().cpu()" in source
+    assert "clone" not in source
+
+
+def test_megatrons_saved_weights_are_copies_and_verl_still_pins_them():
+    megatron_utils = pytest.importorskip("verl.utils.megatron_utils")
+    layer = torch.nn.Linear(2, 2)
+    saved = megatron_utils.copy_megatron_model_to_cpu([layer])["model_chunk_0"]["model_state"]
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.fill_(7)
+    assert torch.equal(saved["weight"]["data"], before)
+    with pytest.raises(RuntimeError, match="accelerator"):
+        inspect.unwrap(megatron_utils.copy_megatron_model_to_cpu)([layer])
+
+
 def test_received_weights_outlive_the_shared_buffer():
     module = importlib.import_module("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")
     buffer = torch.arange(4.0)

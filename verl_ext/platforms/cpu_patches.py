@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from types import ModuleType
 from typing import Any
+from unittest import mock
+
+import torch
 
 from verl_ext.platforms.patching import patch
 
@@ -79,6 +82,36 @@ def offload_without_pinning(module: ModuleType) -> None:
         return policy(pin_memory=False)
 
     module.CPUOffloadPolicy = unpinned  # type: ignore[attr-defined]
+
+
+@patch("verl.utils.fsdp_utils")
+def saved_weights_are_copies(module: ModuleType) -> None:
+    """verl keeps the policy of a step's start by ``.cpu()``, which copies nothing on the CPU.
+
+    The saved weights would be the live ones: under ``separate_async`` every mini-batch after the
+    first would be compared with the policy it updates instead of the one that the step began with.
+    """
+    save = module.fsdp2_sharded_save_to_cpu
+
+    @wraps(save)
+    def save_copies(model: Any) -> Any:
+        saved, rule = save(model)
+        return {name: (part.clone(), spec) for name, (part, spec) in saved.items()}, rule
+
+    module.fsdp2_sharded_save_to_cpu = save_copies  # type: ignore[attr-defined]
+
+
+@patch("verl.utils.megatron_utils")
+def saved_weights_are_not_pinned(module: ModuleType) -> None:
+    """The same of Megatron copies, and then pins, which needs an accelerator."""
+    copy = module.copy_megatron_model_to_cpu
+
+    @wraps(copy)
+    def copy_unpinned(models: Any) -> Any:
+        with mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor):
+            return copy(models)
+
+    module.copy_megatron_model_to_cpu = copy_unpinned  # type: ignore[attr-defined]
 
 
 @patch("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer")
