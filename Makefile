@@ -1,5 +1,5 @@
 # Everything runs from a fresh clone: each target makes its own .venv first.
-.PHONY: help venv demo test test-fast test-wide check lint types ide clean
+.PHONY: help venv demo test test-fast test-wide test-matrix check lint types ide clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -39,6 +39,9 @@ test-fast: venv ## the tests that start no run
 
 test-wide: venv ## whole tables, of which `make test` has a cover
 	$(BIN)/python -m pytest -m wide
+
+test-matrix: venv ## runs and records cells of docs/capability.json: hours; CELLS="rlpr and megatron"
+	VERL_EXT_RECORD=1 $(BIN)/python -m pytest tests/matrix -m 'wide or not wide' -k '$(or $(CELLS),test)'
 
 check: test types ## what CI does
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+RUNS = ("tests/runs/", "tests/matrix/")
+
 
 def pytest_xdist_make_scheduler(config, log):
     """With pytest-xdist: file by file, but for whole runs, which all go to one process.
@@ -12,7 +14,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class OneRunAtATime(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return "runs" if nodeid.startswith("tests/runs/") else nodeid.split("::")[0]
+            return "runs" if nodeid.startswith(RUNS) else nodeid.split("::")[0]
 
     config.option.loadscopereorder = False
     return OneRunAtATime(config, log)
@@ -21,7 +23,7 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(config, items):
     """With pytest-xdist the whole runs first: they take longest."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not item.nodeid.startswith("tests/runs/"))
+        items.sort(key=lambda item: not item.nodeid.startswith(RUNS))
 
 
 class WholeRuns:

@@ -1,5 +1,6 @@
 """What the driver refuses before Ray starts, and in which words."""
 
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +57,17 @@ def test_refusals_name_the_key_and_the_way_out(verl_config, override, message):
         config = verl_config(*RUN, override)
     with pytest.raises(SettingsError, match=message):
         driver_check.check(config)
+
+
+def test_a_cluster_that_is_there_already_is_not_given_a_size(verl_config):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"ray_kwargs.ray_init.address=127.0.0.1:{server.getsockname()[1]}"
+        sizes = [f"ray_kwargs.ray_init.{name}=null" for name in ("num_cpus", "num_gpus")]
+        with pytest.raises(SettingsError, match=f"Add: {' '.join(sizes)}"):
+            driver_check.check(verl_config(*RUN, address))
+        with pytest.raises(SettingsError, match=f"num_gpus cannot be set .* Add: {sizes[1]}"):
+            driver_check.check(verl_config(*RUN, address, sizes[0]))
+        driver_check.check(verl_config(*RUN, address, *sizes))
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ def check(config: DictConfig) -> None:
 
     Raises:
         SettingsError: no accelerator for a GPU run, an accelerator under a CPU run, a Megatron
-            layout that cannot be, too few logical CPUs for Ray, or a Ray cluster that no longer
-            answers.
+            layout that cannot be, too few logical CPUs for Ray, a Ray cluster that no longer
+            answers, or one that is joined and sized at once.
     """
     _check_device(config)
     megatron.check(
@@ -36,6 +36,7 @@ def check(config: DictConfig) -> None:
     )
     _check_logical_cpus(config)
     _check_ray_address(config)
+    _check_joining(config)
 
 
 def prepare(config: DictConfig) -> None:
@@ -108,6 +109,20 @@ def _check_ray_address(config: DictConfig) -> None:
             "address behind. Run `ray stop` and unset RAY_ADDRESS, or add: "
             "+ray_kwargs.ray_init.address=local"
         ) from error
+
+
+def _check_joining(config: DictConfig) -> None:
+    """Ray refuses sizes for a cluster that is there already, after the models were made."""
+    given = config.ray_kwargs.ray_init
+    sizes = [name for name in ("num_cpus", "num_gpus") if given.get(name) is not None]
+    address = _cluster_address(config)
+    if address is not None and sizes:
+        raise SettingsError(
+            f"{' and '.join(f'ray_kwargs.ray_init.{name}' for name in sizes)} cannot be set for "
+            f"the Ray cluster at {address}, which has its size (`ray start --num-cpus=32 "
+            "--num-gpus=1` on each node: a logical GPU a worker). Add: "
+            + " ".join(f"ray_kwargs.ray_init.{name}=null" for name in sizes)
+        )
 
 
 def _cluster_address(config: DictConfig) -> str | None:

@@ -1,0 +1,82 @@
+"""The capability matrix: which cells there are, what each is composed of, what has run.
+
+A cell is a method on an engine under a trainer mode. ``docs/capability.json`` records those that
+ran: when, at which commit, with which configuration. A cell whose configuration has changed since
+is stale.
+"""
+
+import hashlib
+import itertools
+import json
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from verl_ext.papers import PAPERS
+
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "docs" / "capability.json"
+ENGINES = {"dp": "FSDP2", "megatron": "Megatron"}
+MODES = ("sync", "colocate_async", "separate_async")
+# Overlays with a variant for the CPU, by what their line has beside the scale.
+METHODS = {
+    name: [word for word in paper.line.split()[3:] if word != "+scale=cpu"]
+    for name, paper in PAPERS.items()
+    if "+scale=cpu" in paper.line
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method on an engine under a trainer mode."""
+
+    method: str
+    engine: str
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.method}-{self.engine}-{self.mode}"
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a run is equal to the bit to one that was stopped."""
+        return self.mode == "sync"
+
+    @property
+    def overrides(self) -> list[str]:
+        """What to type."""
+        choice = [f"model_engine={self.engine}", f"trainer.v1.trainer_mode=verl_ext.{self.mode}"]
+        chance = [] if self.repeats else ["algorithm.verl_ext.deterministic=false"]
+        return [*METHODS[self.method], "+scale=cpu", *choice, *chance]
+
+
+CELLS = [Cell(*axes) for axes in itertools.product(METHODS, ENGINES, MODES)]
+
+
+def fingerprint(config) -> str:
+    """Of a composed configuration, before anything of this machine is resolved into it."""
+    text = OmegaConf.to_yaml(config, resolve=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def recorded() -> dict[str, dict[str, str]]:
+    """What has run, by the cell's name."""
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+
+
+def refusals() -> dict[str, str]:
+    """Cells that the driver refuses, with its words."""
+    return {name: entry["refused"] for name, entry in recorded().items() if "refused" in entry}
+
+
+def record(cell: Cell, config, **what: str) -> None:
+    """Writes down what came of a cell, here and now."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    date = datetime.now(timezone.utc).date().isoformat()
+    entry = {"commit": commit, "date": date, "config": fingerprint(config), **what}
+    all_cells = recorded() | {str(cell): entry}
+    RECORD.write_text(json.dumps(dict(sorted(all_cells.items())), indent=1) + "\n")

@@ -1,0 +1,94 @@
+"""Each cell of the capability matrix, run and resumed: `make test-matrix` runs and records them.
+
+``make test`` runs COVER; ``VERL_EXT_RECORD=1`` writes what passed to ``docs/capability.json``.
+"""
+
+import math
+import os
+
+import pytest
+from matrix.cells import CELLS, METHODS, Cell, fingerprint, record, recorded, refusals
+from runs.launch import train, without_clocks
+
+from verl_ext.adapters import driver_check
+from verl_ext.adapters.errors import SettingsError
+
+# Every trainer mode on every engine but the synchronous ones, which tests/runs/ has, each with
+# another method.
+COVER = (
+    Cell("task_norm", "dp", "colocate_async"),
+    Cell("arena_rl", "dp", "separate_async"),
+)
+RECORDING = bool(os.environ.get("VERL_EXT_RECORD"))
+CLOCKS = ("call_seconds",)
+STEPS, SAVED = 2, 1
+
+
+def run(folder, cell, *overrides):
+    folder.mkdir()
+    _, metrics = train(
+        folder,
+        *cell.overrides,
+        f"trainer.default_local_dir={folder.parent}/{folder.name}/checkpoints",
+        f"trainer.total_training_steps={STEPS}",
+        "trainer.val_before_train=false",
+        "trainer.test_freq=-1",
+        *overrides,
+    )
+    return {
+        step: {k: v for k, v in without_clocks(values).items() if not k.endswith(CLOCKS)}
+        for step, values in metrics.items()
+    }
+
+
+def marked(cell):
+    return cell if cell in COVER else pytest.param(cell, marks=pytest.mark.wide)
+
+
+@pytest.mark.run
+@pytest.mark.parametrize(
+    "cell", [marked(cell) for cell in CELLS if str(cell) not in refusals()], ids=str
+)
+def test_a_cell_trains_and_resumes(tmp_path, verl_config, cell):
+    whole = run(tmp_path / "whole", cell, f"trainer.save_freq={SAVED}")
+    assert set(whole) == {1, 2}
+    for step in whole.values():
+        assert math.isfinite(step["critic/advantages/mean"])
+        assert step.get("actor/grad_norm", 0) > 0 or step.get("verl_ext/skipped_update") == 1
+    saved = tmp_path / "whole" / "checkpoints" / f"global_step_{SAVED}"
+    resume = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={saved}")
+    resumed = run(tmp_path / "resumed", cell, "trainer.save_freq=-1", *resume)
+    assert set(resumed) == {STEPS}
+    if cell.repeats:
+        assert resumed[STEPS] == whole[STEPS]
+    else:
+        assert math.isfinite(resumed[STEPS]["critic/advantages/mean"])
+    if RECORDING:
+        resume = "bit for bit" if cell.repeats else "goes on"
+        record(cell, verl_config(*cell.overrides), resume=resume)
+
+
+def test_cells_are_refused_for_the_recorded_reason_and_no_others(verl_config):
+    for cell in CELLS:
+        config = verl_config(*cell.overrides)
+        try:
+            driver_check.check(config)
+            found = None
+        except SettingsError as refusal:
+            found = str(refusal)
+        if RECORDING and found:
+            record(cell, config, refused=found)
+        assert refusals().get(str(cell)) == found, cell
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_no_cell_is_missing_or_stale(verl_config, cell):
+    entry = recorded().get(str(cell))
+    assert entry, f"{cell} has not run: make test-matrix CELLS={cell}"
+    now = fingerprint(verl_config(*cell.overrides))
+    assert entry["config"] == now, f"{cell} ran with other settings: make test-matrix CELLS={cell}"
+
+
+def test_every_overlay_with_a_variant_for_the_cpu_is_a_row():
+    assert len(METHODS) >= 14
+    assert {cell.method for cell in CELLS} == set(METHODS)
