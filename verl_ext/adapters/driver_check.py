@@ -14,7 +14,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from verl_ext import overlays
-from verl_ext.adapters import lengths, machine, megatron, plugin_check, run_view, test_time, toy
+from verl_ext.adapters import (
+    lengths,
+    machine,
+    megatron,
+    plugin_check,
+    resume,
+    run_view,
+    test_time,
+    toy,
+)
 from verl_ext.adapters.advantage import declared_fields
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
@@ -26,7 +35,7 @@ from verl_ext.data.locations import maker
 
 SECTIONS = (
     "advantage", "masks", "teacher", "divergence", "sampler", "task_key", "deterministic", "toy",
-    "cpu", "verbose", "test_time", "group_reward",
+    "cpu", "verbose", "test_time", "group_reward", "changed_settings",
 )  # fmt: skip
 # What a paper may say in the place of +scale=cpu: the last parts of verl's keys.
 CPU_SIZES = ("train_batch_size", "ppo_mini_batch_size", "n", "lr")
@@ -41,6 +50,7 @@ def check_and_prepare(config: DictConfig) -> None:
     """
     check(config)
     toy.provide(config)
+    resume.check_early(config)
     tokenizers.check(config)
     teacher_check.prepare(config)
     reference_check.prepare(config)

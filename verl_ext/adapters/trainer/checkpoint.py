@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from verl_ext.adapters import resume
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.trainer import state_file
 from verl_ext.adapters.trainer.stage import Stage
@@ -33,14 +34,18 @@ class Checkpointed(Stage):
                 "would begin anew. Resume from another checkpoint: trainer.resume_mode=resume_path "
                 "trainer.resume_from_path=.../global_step_N"
             )
+        resume.check(self.config, state or {}, folder)
         anew = self.ext_restore(state or {})
         if anew:
             why = f"{folder} was saved without" if state else f"{folder} has no {state_file.FILE}"
             print(f"[verl_ext] {why}; starts anew: {', '.join(anew)}")
 
     def ext_state(self) -> dict[str, Any]:
-        """Adds generators and verl's adaptive KL coefficient, which verl itself does not save."""
-        saved = super().ext_state() | {"generators": state_file.generators()}
+        """Adds generators, settings and verl's adaptive KL coefficient, which verl does not save."""
+        saved = super().ext_state() | {
+            "generators": state_file.generators(),
+            "settings": resume.kept(self.config),
+        }
         if self.config.algorithm.use_kl_in_reward:
             saved["kl_coef"] = float(self.kl_ctrl_in_reward.value)
         return saved

@@ -1,0 +1,117 @@
+"""A resumed run goes on with the settings it was saved with, or is refused with what has changed.
+
+Thresholds, averages, quotas and seeds mean what they do under the settings they were found with.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from verl_ext.adapters.errors import SettingsError, refuse_unknown
+from verl_ext.adapters.trainer import state_file
+
+KEY = "algorithm.verl_ext.changed_settings"
+CHOICES = ("refuse", "accept")
+KEPT = (
+    "algorithm",
+    "data.seed",
+    "data.train_batch_size",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+)
+# Of this machine, or of how patient a run is: no number depends on them.
+FREE = {
+    "verbose", "toy", "cpu", "changed_settings",
+    "urls", "base_url", "api_key_env", "cache", "concurrency", "faults",
+    "timeout_s", "attempts", "backoff_s", "max_backoff_s", "breaker",
+}  # fmt: skip
+TRACKER = "latest_checkpointed_iteration.txt"  # verl's
+Settings = dict[str, Any]
+
+
+def kept(config: DictConfig) -> Settings:
+    """The settings that a checkpoint holds its run to, as dotted key -> value.
+
+    Args:
+        config: verl's whole configuration.
+    """
+    found: Settings = {}
+    for key in KEPT:
+        value = OmegaConf.select(config, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+        found.update(_leaves(key, value))
+    return found
+
+
+def check(config: DictConfig, state: Mapping[str, Any], folder: Path) -> None:
+    """Refuses to go on with other settings; says what has changed where that is wanted.
+
+    Args:
+        config: verl's whole configuration.
+        state: our part of the checkpoint; one without settings is of an older version.
+        folder: of the checkpoint.
+
+    Raises:
+        SettingsError: names each key with both values.
+    """
+    settings = config.algorithm.get("verl_ext") or {}
+    choice = str(settings.get("changed_settings", "refuse"))
+    refuse_unknown(KEY, [choice], CHOICES)
+    before = state.get("settings")
+    changed = list(_changes(before, kept(config))) if before is not None else []
+    if not changed:
+        return
+    lines = "\n  ".join(changed)
+    if choice == "refuse":
+        raise SettingsError(
+            f"{folder} was saved with other settings:\n  {lines}\n"
+            f"Set them back, or go on with the new ones: ++{KEY}=accept. "
+            "To begin anew: trainer.resume_mode=disable"
+        )
+    print(f"[verl_ext] goes on from {folder} with other settings:\n  {lines}")
+
+
+def check_early(config: DictConfig) -> None:
+    """The same in the driver, where it can see the checkpoint: before anything is loaded.
+
+    Args:
+        config: verl's whole configuration.
+
+    Raises:
+        SettingsError: see :func:`check`; or our part of the checkpoint is damaged.
+    """
+    folder = _folder(config)
+    state = state_file.load(folder) if folder is not None else None
+    if folder is not None and state is not None:
+        check(config, state, folder)
+
+
+def _folder(config: DictConfig) -> Path | None:
+    """Where verl will resume from; None where it begins."""
+    trainer = config.trainer
+    if trainer.resume_mode == "resume_path":
+        return Path(trainer.resume_from_path)
+    tracker = Path(trainer.default_local_dir) / TRACKER
+    if trainer.resume_mode != "auto" or not tracker.is_file():
+        return None
+    return tracker.parent / f"global_step_{tracker.read_text().strip()}"
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if key.rpartition(".")[2] in FREE:
+        return
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _leaves(f"{key}.{name}", part)
+    else:
+        yield key, value
+
+
+def _changes(before: Settings, now: Settings) -> Iterator[str]:
+    for key in sorted(before.keys() | now.keys()):
+        one, other = (side.get(key, "(not there)") for side in (before, now))
+        if one != other:
+            yield f"{key}: {one} -> {other}"
