@@ -10,12 +10,14 @@ FENCE = re.compile(r"^```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^```[ ]*$", re.MU
 # What a reader puts in the place of a word in capitals, as far as a check needs a true one.
 PLACEHOLDERS = {
     "<your own overrides>": "data.train_files=train.parquet data.val_files=val.parquet "
-    "actor_rollout_ref.model.path=model critic.model.path=model",
+    "actor_rollout_ref.model.path=model critic.model.path=model "
+    "actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.n=8",
     "TEACHER_MODEL": "teacher",
     "YOUR_TRAIN.parquet": "train.parquet",
     "YOUR_VAL.parquet": "val.parquet",
     "YOUR.parquet": "train.parquet",
     "DIR/train.parquet": "train.parquet",
+    "DIR/test.parquet": "val.parquet",
     "HOST/": "127.0.0.1/",
     "HEAD_ADDRESS": "127.0.0.1",
 }

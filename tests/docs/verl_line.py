@@ -3,7 +3,7 @@
 python -m docs.verl_line FOLDER OVERRIDE ...
 """
 
-import os
+import contextlib
 import sys
 from pathlib import Path
 from unittest import mock
@@ -29,7 +29,7 @@ def check_line(words, environment, monkeypatch, folder):
     for name, value in {"HOME": str(folder), "RAY_ADDRESS": "", **environment}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(folder)
-    primary, overrides = split(words)
+    primary, overrides = split([word.replace("$HOME", str(folder)) for word in words])
     overlays.check(overrides)
     config = composed(primary, overrides)
     with accelerators(config):
@@ -57,17 +57,20 @@ def composed(primary, overrides):
         return compose(primary, overrides=overrides)
 
 
+@contextlib.contextmanager
 def accelerators(config):
-    """As on a machine that has what the scale is for."""
-    from verl_ext.adapters import machine
+    """As where the run is for: with GPUs, the packages of Megatron on them, Ray's cluster."""
+    from verl_ext.adapters import machine, megatron
 
-    cpu = config.trainer.device == "cpu"
-    names = [] if cpu else ["_check_device", "_check_ray_address"]
-    return (
-        mock.patch.multiple(machine, **dict.fromkeys(names, lambda _: None))
-        if names
-        else (mock.patch.dict(os.environ))
-    )
+    if config.trainer.device == "cpu":
+        yield
+        return
+    with (
+        mock.patch.object(machine, "_check_device"),
+        mock.patch.object(machine, "_check_ray_address"),
+        mock.patch.object(megatron, "_check_packages"),
+    ):
+        yield
 
 
 if __name__ == "__main__":
