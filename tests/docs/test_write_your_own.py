@@ -51,8 +51,8 @@ def test_the_mask_withholds_long_responses_as_a_whole(plugin):
 
 @pytest.mark.parametrize(
     ("response", "power", "score"),
-    [("abcd", 1.0, 1.0), ("abxx", 1.0, 0.5), ("abxx", 2.0, 0.25), ("", 1.0, 0.0), ("abcdef", 1.0, 1.0)],
-)  # fmt: skip
+    [("abcd", 1, 1), ("abxx", 1, 0.5), ("abxx", 2, 0.25), ("", 1, 0), ("abcdef", 1, 1)],
+)
 def test_the_reward_is_the_share_of_the_reference(plugin, response, power, score):
     assert plugin["compute_score"]("toy", response, "abcd", power=power) == score
 
