@@ -83,6 +83,13 @@ def blocks(page):
     return found
 
 
+def scripts(page):
+    """The benchmarks that a page names in its text, with their arguments."""
+    text = FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    found = re.findall(r"`(?:python )?(benchmarks/\w+\.py[^`]*)`", text)
+    return [Command(page, ("python", *shlex.split(each))) for each in found]
+
+
 def commands(block):
     """The commands of a bash block, variables replaced and placeholders filled in."""
     text = block.text.replace("\\\n", " ")

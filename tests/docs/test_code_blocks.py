@@ -10,7 +10,7 @@ import pytest
 import tomllib
 import verl  # loads the plugin  # noqa: F401
 import yaml
-from docs.blocks import ROOT, blocks, commands, pages
+from docs.blocks import ROOT, blocks, commands, pages, scripts
 from docs.verl_line import check_line
 
 from verl_ext import catalog
@@ -36,6 +36,7 @@ VERL, OURS, MAKE = of("python", "-m", "verl.trainer.main_ppo"), of("verl-ext"), 
 # Composing takes half a second: a line that stands on several pages is judged once.
 LINES = {(each.words, *each.environment.items()): each for each in reversed(VERL)}.values()
 PIP, SCRIPTS = of("pip"), [each for each in of("python") if each.words[1].endswith(".py")]
+NAMED = [each for page in pages() for each in scripts(page)]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
@@ -91,7 +92,7 @@ def test_pip_is_asked_for_extras_that_exist(command):
         assert named <= set(project["optional-dependencies"])
 
 
-@pytest.mark.parametrize("command", SCRIPTS, ids=str)
+@pytest.mark.parametrize("command", [*SCRIPTS, *NAMED], ids=str)
 def test_a_script_is_there_and_knows_its_options(command):
     script = (ROOT / command.words[1]).read_text(encoding="utf-8")
     for word in command.words[2:]:
@@ -105,10 +106,22 @@ def test_data_parses(block):
     (yaml.safe_load if block.language == "yaml" else tomllib.loads)(block.text)
 
 
+@pytest.fixture
+def patient():
+    """hypothesis without a limit of time: the machine may be busy."""
+    from hypothesis import HealthCheck, settings
+
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("patient", deadline=None, suppress_health_check=slow, database=None)
+    settings.load_profile("patient")
+    yield
+    settings.load_profile("default")
+
+
 @pytest.mark.parametrize(
     "page", sorted({block.page for block in BLOCKS if block.language == "python"})
 )
-def test_the_python_of_a_page_runs_from_top_to_bottom(page, monkeypatch, tmp_path):
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, monkeypatch, tmp_path, patient):
     """A module to be saved is saved; test functions of the page are called."""
     registered = [(each, dict(each)) for each in (catalog.ADVANTAGES, catalog.MASKS)]
     saved = write_modules(page, tmp_path)
