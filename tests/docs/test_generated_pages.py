@@ -89,6 +89,7 @@ def test_every_section_that_the_driver_knows_is_in_the_reference(script, configu
         ("### advantage: verl_ext.opd", "task_estimator", "`null`", "any name verl's registry"),
         ("### advantage: verl_ext.opd", "discount", "`0.0`", "γ in [0, 1]"),
         ("### masks.aepo", "calibration_steps", "`20`", "batches that"),
+        ("### masks.aepo", "denominator", "`all`", "of the token mean"),
         ("### masks.std_filter", "denominator", "`null`", '`"kept"` tokens'),
         ("### teacher", "source", "required", "verl's reference worker"),
         ("### teacher.texts", "marker", "` ... `", "stands for what was cut"),
