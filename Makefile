@@ -1,5 +1,5 @@
 # Everything runs from a fresh clone: each target makes its own .venv first.
-.PHONY: help venv demo test test-fast test-wide test-matrix check lint types ide clean
+.PHONY: help venv demo docs test test-fast test-wide test-matrix check lint types ide clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -27,6 +27,10 @@ venv: .venv/ready ## .venv with the pinned CPU stack and verl-ext, editable
 
 demo: venv ## W-REINFORCE on this machine's CPU: trains, prints a table, draws a picture
 	$(BIN)/python -m verl.trainer.main_ppo +paper=w_reinforce +scale=cpu
+
+docs: venv ## the generated pages, and the site in build/site; a warning is an error
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test: venv ## lint and the test suite, real CPU runs included
 	$(BIN)/ruff check .

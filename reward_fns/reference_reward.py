@@ -59,8 +59,10 @@ class Repetition:
     """When a response repeats itself, and what that costs.
 
     Attributes:
-        ngram_size: words; min_count: occurrences; penalty: in units of the reward; see
+        ngram_size: words; as the next two, see
             :func:`~verl_ext.reward_fns.repetition.repetition_penalty`.
+        min_count: occurrences of one n-gram from which on the response is punished.
+        penalty: ≥ 0, in units of the reward.
         nonzero_only: rewards of exactly 0 go unpunished, as in the authors' code.
 
     Raises:

@@ -31,7 +31,8 @@ class StdFilterMask:
     Args:
         mode: ``"resample"`` (authors): the replay buffer drops such prompts and others take their
             places; ``"mask"``: they leave the loss, and the batch is that much smaller.
-        beta: see :class:`~verl_ext.reward_fns.std_filter.StdFilter`, as are the next four.
+        beta: share of the usual standard deviation that a prompt's must reach; as the next four,
+            see :class:`~verl_ext.reward_fns.std_filter.StdFilter`.
         decay: of the moving average, per step.
         warmup_from: first step that counts in the average.
         warmup_to: last step without a filter.

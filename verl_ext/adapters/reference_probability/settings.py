@@ -42,7 +42,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class ReferenceProbability:
-    """The section.
+    """The probability of the reference answer after a response's own reasoning, as its reward.
 
     Attributes:
         mode: who is asked for the probability: ``"rollout"``, the policy's own servers, as soon as

@@ -44,7 +44,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Tournament:
-    """The section.
+    """A prompt's responses play a tournament before a judge, and the place is the reward.
 
     Attributes:
         topology: one of ``reward_fns.tournament.TOPOLOGIES``; or ``"pointwise"``, each response
