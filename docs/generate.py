@@ -1,4 +1,4 @@
-"""Writes the generated pages: the paper index and the configuration reference.
+"""Writes the generated pages: paper index, configuration reference, capability matrix.
 
     python docs/generate.py          # write
     python docs/generate.py --check  # 1 if a page is stale
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import docstring_parser
+from capability_table import capability
 from overlay_tables import escaped, overlay, table
 
 from verl_ext import papers
@@ -51,6 +52,7 @@ VALUES = {
     ),
     "toy": ("w_reinforce", f"variant of the toy world under task=toy: {', '.join(VARIANTS)}"),
     "verbose": (False, "verl's full output on the terminal instead of the progress bar"),
+    "changed_settings": ("refuse", "a run resumed with other settings; accept: it goes on"),
     "cpu.train_batch_size": (None, "in the place of `+scale=cpu`'s; prompts a step"),
     "cpu.ppo_mini_batch_size": (None, "in the place of `+scale=cpu`'s; prompts an update"),
     "cpu.n": (None, "in the place of `+scale=cpu`'s; responses a prompt"),
@@ -102,7 +104,12 @@ def main() -> int:
 
 def pages() -> dict[str, str]:
     """The generated pages, by their names in docs/."""
-    return {"papers/index.md": _index(), "configuration.md": _configuration()}
+    on_cpu = [name for name, paper in papers.PAPERS.items() if "+scale=cpu" in paper.line]
+    return {
+        "papers/index.md": _index(),
+        "configuration.md": _configuration(),
+        "capability.md": "\n".join([NOTE, *capability(on_cpu)]) + "\n",
+    }
 
 
 def _read(path: Path) -> str:

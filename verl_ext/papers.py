@@ -140,14 +140,16 @@ PAPERS: dict[str, Paper] = {
         title=RLPR,
         url=RLPR_URL,
         summary="the same with the authors' values for Llama: no reasoning tags, another beta",
-        line=f"{RUN} +paper=rlpr_llama +scale=gpu8",
+        line=f"{RUN} +paper=rlpr_llama +scale=gpu8 "
+        "actor_rollout_ref.model.path=meta-llama/Llama-3.1-8B-Instruct",
         requires="as rlpr",
     ),
     "rlpr_gemma": Paper(
         title=RLPR,
         url=RLPR_URL,
         summary="the same with the authors' values for Gemma",
-        line=f"{RUN} +paper=rlpr_gemma +scale=gpu8",
+        line=f"{RUN} +paper=rlpr_gemma +scale=gpu8 "
+        "actor_rollout_ref.model.path=google/gemma-2-2b-it",
         requires="as rlpr",
     ),
 }

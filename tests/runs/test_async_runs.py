@@ -27,7 +27,7 @@ def run(folder, mode, *overrides):
 @pytest.mark.parametrize(
     ("mode", "overrides"),
     [
-        ("colocate_async", []),
+        pytest.param("colocate_async", [], marks=pytest.mark.wide),
         ("separate_async", []),
         pytest.param("separate_async", ["model_engine=megatron"], marks=pytest.mark.wide),
         pytest.param("separate_async", ["trainer.n_gpus_per_node=2"], marks=pytest.mark.wide),

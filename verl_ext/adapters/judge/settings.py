@@ -81,17 +81,17 @@ class JudgeSettings:
 
     base_url: str
     model: str
-    api_key_env: str | None = "OPENAI_API_KEY"
+    api_key_env: str | None = None
     rubric: str = RUBRIC
     criteria: Mapping[str, Any] = field(default_factory=dict)
     max_score: float = 10.0
     temperature: float = 0.0
-    max_tokens: int = 64
+    max_tokens: int = 1024
     timeout_s: float = 60.0
     attempts: int = 4
     backoff_s: float = 1.0
     max_backoff_s: float = 60.0
-    concurrency: int = 32
+    concurrency: int = 64
     breaker: Mapping[str, Any] = field(default_factory=dict)
     cache: str | None = None
     structured: str = "json_schema"

@@ -68,7 +68,7 @@ class Tournament:
 
     topology: str = "single_elimination"
     calls: int | None = None
-    max_void: float = 0.0
+    max_void: float = 0.1
     on_failure: str = "void_pair"
     max_dropped: float | None = None
     anchor: Mapping[str, Any] = field(default_factory=dict)

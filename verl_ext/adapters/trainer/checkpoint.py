@@ -41,7 +41,7 @@ class Checkpointed(Stage):
             print(f"[verl_ext] {why}; starts anew: {', '.join(anew)}")
 
     def ext_state(self) -> dict[str, Any]:
-        """Adds generators, settings and verl's adaptive KL coefficient, which verl does not save."""
+        """Adds what verl does not save: generators, settings, its adaptive KL coefficient."""
         saved = super().ext_state() | {
             "generators": state_file.generators(),
             "settings": resume.kept(self.config),

@@ -1,0 +1,64 @@
+"""The capability matrix as Markdown, from what the record says."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from overlay_tables import escaped, table
+
+RECORD = Path(__file__).resolve().parent / "capability.json"
+ENGINES = {"dp": "FSDP2", "megatron": "Megatron"}
+MODES = ("sync", "colocate_async", "separate_async")
+HEAD = """# What runs with what
+
+Each cell is a whole run on CPU cores: two steps, and a run that is resumed after the first of them.
+*Bit for bit*: the resumed run's second step equals that of the first in every metric that is no
+clock. *Goes on*: it trains on; under the async modes which responses are in a batch is a matter of
+time, so no two runs are equal. A refused cell says why before anything is loaded. `-` has not been
+recorded yet.
+
+`make test-matrix` runs and records all of them, `make test-matrix CELLS="opd and megatron"` some;
+`make test` fails where a recorded cell's configuration has changed since.
+"""
+Entries = Mapping[str, Mapping[str, str]]
+
+
+def capability(methods: list[str]) -> list[str]:
+    """The page.
+
+    Args:
+        methods: the rows.
+    """
+    entries: Entries = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    columns = [(engine, mode) for engine in ENGINES for mode in MODES]
+    heads = ("method", *(f"{ENGINES[engine]} `{mode}`" for engine, mode in columns))
+    rows = [
+        (f"`{name}`", *(_cell(entries.get("-".join((name, *column)))) for column in columns))
+        for name in methods
+    ]
+    return [*HEAD.splitlines(), "", *table(heads, rows), "", *_refusals(entries), *_dates(entries)]
+
+
+def _cell(entry: Mapping[str, str] | None) -> str:
+    if entry is None:
+        return "-"
+    return "refused" if "refused" in entry else entry["resume"]
+
+
+def _refusals(entries: Entries) -> Iterator[str]:
+    said: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        if "refused" in entry:
+            said.setdefault(entry["refused"], []).append(f"`{name}`")
+    if said:
+        yield from ("## Refused", "")
+    for reason, cells in said.items():
+        yield from (f"{', '.join(cells)}: {escaped(reason)}", "")
+
+
+def _dates(entries: Entries) -> Iterator[str]:
+    ran = [(name, entry) for name, entry in entries.items() if "refused" not in entry]
+    if ran:
+        yield from ("## When", "")
+        rows = [(f"`{name}`", entry["date"], f"`{entry['commit']}`") for name, entry in ran]
+        yield from table(("cell", "date", "commit"), rows)
