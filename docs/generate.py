@@ -46,13 +46,11 @@ GROUPS = ("paper", "scale", "task", "actor", "ref", "critic", "model")
 # The keys that are one value: default and meaning. What reads a section has a docstring instead.
 VALUES = {
     "task_key": ("data_source", "the column of the data that names a prompt's task"),
-    "deterministic": (
-        False,
-        "a run is a function of its configuration, see [here](determinism.md)",
-    ),
+    "deterministic": (False, "a run is a function of its configuration (determinism.md)"),
     "toy": ("w_reinforce", f"variant of the toy world under task=toy: {', '.join(VARIANTS)}"),
     "verbose": (False, "verl's full output on the terminal instead of the progress bar"),
     "changed_settings": ("refuse", "a run resumed with other settings; accept: it goes on"),
+    "not_finite": ("stop", "where a stage gives NaN or infinity; report: it goes on"),
     "cpu.train_batch_size": (None, "in the place of `+scale=cpu`'s; prompts a step"),
     "cpu.ppo_mini_batch_size": (None, "in the place of `+scale=cpu`'s; prompts an update"),
     "cpu.n": (None, "in the place of `+scale=cpu`'s; responses a prompt"),

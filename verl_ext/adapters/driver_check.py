@@ -36,6 +36,7 @@ from verl_ext.data.locations import maker
 SECTIONS = (
     "advantage", "masks", "teacher", "divergence", "sampler", "task_key", "deterministic", "toy",
     "cpu", "verbose", "test_time", "group_reward", "changed_settings",
+    "not_finite",
 )  # fmt: skip
 # What a paper may say in the place of +scale=cpu: the last parts of verl's keys.
 CPU_SIZES = ("train_batch_size", "ppo_mini_batch_size", "n", "lr")

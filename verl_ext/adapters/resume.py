@@ -23,7 +23,7 @@ KEPT = (
 )
 # Of this machine, or of how patient a run is: no number depends on them.
 FREE = {
-    "verbose", "toy", "cpu", "changed_settings",
+    "verbose", "toy", "cpu", "changed_settings", "not_finite",
     "urls", "base_url", "api_key_env", "cache", "concurrency", "faults",
     "timeout_s", "attempts", "backoff_s", "max_backoff_s", "breaker",
 }  # fmt: skip

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from verl_ext.cli import convert, doctor, judge, plot, toy
+from verl_ext.cli import convert, doctor, judge, plot, replay, toy
 from verl_ext.cli import list as list_command  # the command is `list`; the builtin stays itself
 from verl_ext.suggest import nearest
 
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     "convert": convert,
     "plot": plot,
     "judge": judge,
+    "replay": replay,
 }
 
 

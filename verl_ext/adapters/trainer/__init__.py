@@ -11,6 +11,7 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from verl_ext.adapters.trainer.checkpoint import Checkpointed
 from verl_ext.adapters.trainer.deterministic import Deterministic
+from verl_ext.adapters.trainer.finite import Finite
 from verl_ext.adapters.trainer.learning import Learning
 from verl_ext.adapters.trainer.off_policy import OffPolicy
 from verl_ext.adapters.trainer.on_logits import OnLogits
@@ -26,6 +27,7 @@ from verl_ext.adapters.trainer.tournament import TournamentRewards
 
 
 class VerlExtTrainer(
+    Finite,  # first: it looks at what all others have left
     Checkpointed,
     Sampling,
     Deterministic,
