@@ -1,9 +1,9 @@
 """A run is resumed with the settings it was saved with, or refused with what has changed."""
 
+import inspect
 from pathlib import Path
 
 import pytest
-import torch
 import verl  # loads the plugin  # noqa: F401
 
 from verl_ext.adapters import driver_check, resume
@@ -102,28 +102,17 @@ def test_a_damaged_checkpoint_is_told_before_anything_is_loaded(resumed):
 
 
 def test_the_trainer_looks_too_where_the_driver_cannot(verl_config, tmp_path):
-    state = {"settings": resume.kept(verl_config(*RUN)) | {"data.seed": torch.tensor(2).item()}}
+    config = verl_config(*RUN)
+    state = {"settings": resume.kept(config) | {"data.seed": 2}}
     with pytest.raises(SettingsError, match=r"data\.seed: 2 -> 1"):
-        resume.check(verl_config(*RUN), state, tmp_path)
+        resume.check(config, resume.kept(config), state, tmp_path)
 
 
 def test_a_misspelt_choice_is_refused(verl_config, tmp_path):
     with pytest.raises(SettingsError, match="did you mean 'accept'"):
-        resume.check(verl_config(*RUN, f"++{resume.KEY}=acept"), {}, tmp_path)
+        resume.check(verl_config(*RUN, f"++{resume.KEY}=acept"), {}, {}, tmp_path)
 
 
-def test_the_driver_asks(verl_config, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(resume, "check_early", asked.append)
-    for name in ("check", "toy", "tokenizers", "teacher_check", "reference_check"):
-        stage = getattr(driver_check, name)
-        if name == "check":
-            monkeypatch.setattr(driver_check, name, lambda config: None)
-        else:
-            for step in ("provide", "check", "prepare"):
-                if hasattr(stage, step):
-                    monkeypatch.setattr(stage, step, lambda config, *rest: None)
-    config = verl_config(*RUN)
-    monkeypatch.setattr(driver_check.megatron, "check_model", lambda config: None)
-    driver_check.check_and_prepare(config)
-    assert asked == [config]
+def test_the_driver_asks_last_when_the_configuration_is_whole():
+    source = inspect.getsource(driver_check.check_and_prepare)
+    assert source.index("resume.check_early(") > source.index("tournament_check.prepare(")

@@ -203,7 +203,7 @@ class Checkpoints(checkpoint.Checkpointed, learning.Learning):
     """Our checkpoint stage over verl's files, faked."""
 
     def __init__(self, config, step=0):
-        learning.Learning.__init__(self, config)
+        super().__init__(config)
         self.step = step
 
 
@@ -288,6 +288,19 @@ def test_a_checkpoint_without_the_position_in_the_data_is_refused(tmp_path):
     (tmp_path / "global_step_3" / "data.pt").unlink()
     with pytest.raises(SettingsError, match=r"lacks data\.pt"):
         checkpointed(tmp_path, 3, AEPO)._load_checkpoint()
+
+
+def test_settings_are_those_from_before_a_stage_wrote_into_them(tmp_path):
+    made = checkpointed(tmp_path)
+    made.config.algorithm.adv_estimator = "rloo"
+    assert made.ext_state()["settings"]["algorithm.adv_estimator"] == "grpo"
+
+
+def test_a_trainer_that_resumes_with_other_settings_is_stopped(tmp_path):
+    saved_with_the_gate_on(tmp_path)
+    other = {"aepo": {"low": 0.2, "high": 0.4}}
+    with pytest.raises(SettingsError, match=r"masks\.aepo\.low: 0\.1 -> 0\.2"):
+        checkpointed(tmp_path, 3, other)._load_checkpoint()
 
 
 def test_the_adaptive_kl_coefficient_is_kept(tmp_path):

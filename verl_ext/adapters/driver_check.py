@@ -51,13 +51,13 @@ def check_and_prepare(config: DictConfig) -> None:
     """
     check(config)
     toy.provide(config)
-    resume.check_early(config)
     tokenizers.check(config)
     teacher_check.prepare(config)
     reference_check.prepare(config)
     tournament_check.prepare(config)
     megatron.check_model(config)  # the toy model exists only now
     machine.prepare(config)
+    resume.check_early(config)
     run_view.READY.set()
 
 

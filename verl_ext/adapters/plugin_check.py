@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.masks import MaskChain
 from verl_ext.adapters.names import TRAINER_MODES
 from verl_ext.adapters.teacher import check as teacher_check
+from verl_ext.adapters.teacher.settings import Mix
 from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, SAMPLERS, Plugin
 from verl_ext.sampling.quota import shares
 
@@ -42,8 +44,37 @@ def _check_estimator(config: DictConfig, settings: Mapping[str, Any]) -> None:
 
     name = str(config.algorithm.adv_estimator)
     refuse_unknown("algorithm.adv_estimator", [name], list(ADV_ESTIMATOR_REGISTRY))
+    _check_leftovers(name, settings.get("advantage") or {})
     if name not in MIXERS:
         check_estimator(config, name, settings.get("advantage") or {}, ADVANTAGE_KEY)
+
+
+def _check_leftovers(name: str, arguments: Mapping[str, Any]) -> None:
+    """Arguments that another overlay has set for its own estimator, which was then replaced."""
+    if name not in ADVANTAGES | MIXERS:
+        return
+    own = _arguments(name)
+    for key in arguments:
+        owners = [other for other in ADVANTAGES | MIXERS if key in _arguments(other)]
+        if key not in own and owners:
+            raise SettingsError(
+                f"{ADVANTAGE_KEY}.{key} is of {' and '.join(owners)}, and the estimator is "
+                f"'{name}': of several overlays the last one's counts. Leave one of them out"
+                + (
+                    f", or mix: {ADVANTAGE_KEY}.task_estimator={owners[0]}"
+                    if name in MIXERS
+                    else ""
+                )
+                + f"; or remove the key: '~{ADVANTAGE_KEY}.{key}'"
+            )
+
+
+def _arguments(name: str) -> set[str]:
+    """The keys of an estimator of ours."""
+    plugin = ADVANTAGES.get(name) or MIXERS[name]
+    parameters = inspect.signature(plugin.function).parameters.values()
+    own = {item.name for item in parameters if item.kind is item.KEYWORD_ONLY}
+    return own | ({each.name for each in fields(Mix)} - {"term"} if name in MIXERS else set())
 
 
 def check_estimator(
@@ -207,11 +238,11 @@ def _check_call(key: str, plugin: Plugin, arguments: Mapping[str, Any]) -> None:
     refuse_unknown(key, arguments, allowed)
     plain: Any = OmegaConf.to_container(OmegaConf.create(dict(arguments)))
     batch, mask = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.ones(2, 2)
-    fields = {name: ["a", "a"] if name.endswith("_ids") else mask for name in plugin.needs}
+    labels = {name: ["a", "a"] if name.endswith("_ids") else mask for name in plugin.needs}
     try:
         if inspect.isclass(function):
             function(**plain)
         else:
-            function(first_argument(function)(batch), mask, **fields, **plain)
+            function(first_argument(function)(batch), mask, **labels, **plain)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{key}: {error}") from error

@@ -46,11 +46,12 @@ def kept(config: DictConfig) -> Settings:
     return found
 
 
-def check(config: DictConfig, state: Mapping[str, Any], folder: Path) -> None:
+def check(config: DictConfig, now: Settings, state: Mapping[str, Any], folder: Path) -> None:
     """Refuses to go on with other settings; says what has changed where that is wanted.
 
     Args:
         config: verl's whole configuration.
+        now: the settings that :func:`kept` found before the trainer wrote into them.
         state: our part of the checkpoint; one without settings is of an older version.
         folder: of the checkpoint.
 
@@ -61,7 +62,7 @@ def check(config: DictConfig, state: Mapping[str, Any], folder: Path) -> None:
     choice = str(settings.get("changed_settings", "refuse"))
     refuse_unknown(KEY, [choice], CHOICES)
     before = state.get("settings")
-    changed = list(_changes(before, kept(config))) if before is not None else []
+    changed = list(_changes(before, now)) if before is not None else []
     if not changed:
         return
     lines = "\n  ".join(changed)
@@ -86,7 +87,7 @@ def check_early(config: DictConfig) -> None:
     folder = _folder(config)
     state = state_file.load(folder) if folder is not None else None
     if folder is not None and state is not None:
-        check(config, state, folder)
+        check(config, kept(config), state, folder)
 
 
 def _folder(config: DictConfig) -> Path | None:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from verl_ext.adapters import resume
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.trainer import state_file
@@ -12,6 +14,10 @@ from verl_ext.adapters.trainer.stage import Stage
 
 class Checkpointed(Stage):
     """Saves and restores what the stages name, and the generators of this process."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self._ext_settings = resume.kept(config)  # before stages write into it
+        super().__init__(config)  # type: ignore[call-arg]
 
     def _save_checkpoint(self) -> None:
         """Ours first: verl writes its tracker last, so a checkpoint it names is complete."""
@@ -34,7 +40,7 @@ class Checkpointed(Stage):
                 "would begin anew. Resume from another checkpoint: trainer.resume_mode=resume_path "
                 "trainer.resume_from_path=.../global_step_N"
             )
-        resume.check(self.config, state or {}, folder)
+        resume.check(self.config, self._ext_settings, state or {}, folder)
         anew = self.ext_restore(state or {})
         if anew:
             why = f"{folder} was saved without" if state else f"{folder} has no {state_file.FILE}"
@@ -44,7 +50,7 @@ class Checkpointed(Stage):
         """Adds what verl does not save: generators, settings, its adaptive KL coefficient."""
         saved = super().ext_state() | {
             "generators": state_file.generators(),
-            "settings": resume.kept(self.config),
+            "settings": self._ext_settings,
         }
         if self.config.algorithm.use_kl_in_reward:
             saved["kl_coef"] = float(self.kl_ctrl_in_reward.value)
