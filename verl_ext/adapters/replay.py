@@ -94,10 +94,11 @@ def again(replay: Replay, model: str | None) -> Iterator[tuple[str, bool]]:
 
 
 def _rewards(replay: Replay) -> Iterator[tuple[str, bool]]:
-    from verl.utils import hf_tokenizer
+    from verl.utils.tokenizer import hf_tokenizer
 
     score: Callable[..., Any] = get_custom_reward_fn(replay.config) or default_compute_score
-    tokenizer = hf_tokenizer(str(replay.config.actor_rollout_ref.model.path))
+    path = str(replay.config.actor_rollout_ref.model.path)
+    tokenizer = hf_tokenizer(path)  # type: ignore[no-untyped-call]
     for key in replay.bad:
         row = replay.row(key)
         found = score(
@@ -174,9 +175,9 @@ def _with_model(replay: Replay, path: str) -> Iterator[tuple[str, bool]]:
 def _log_probs(model: Any, prompt: Tensor, response: Tensor, temperature: float) -> Tensor:
     """(time,) of each token of the response."""
     tokens = torch.cat([prompt, response]).long()
-    with torch.set_grad_enabled(True):
-        logits = model(tokens.unsqueeze(0)).logits[0, len(prompt) - 1 : -1].float() / temperature
-    return logits.log_softmax(-1).gather(-1, response.long().unsqueeze(-1)).squeeze(-1)
+    logits = model(tokens.unsqueeze(0)).logits[0, len(prompt) - 1 : -1].float() / temperature
+    chosen: Tensor = logits.log_softmax(-1).gather(-1, response.long().unsqueeze(-1))
+    return chosen.squeeze(-1)
 
 
 def _range(values: Tensor) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import torch
 from torch import Tensor
-from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore
+from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]
 from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
 from verl.workers.rollout.utils import ensure_async_iterator
 
@@ -35,13 +35,13 @@ class GlooCheckpointEngine(CheckpointEngine):
         self._bucket_size, self._is_master = bucket_size, is_master
         self._timeout = timedelta(seconds=timeout_s)
         self._store: TCPStore | None = None
-        self._group: ProcessGroupGloo | None = None
+        self._group: Any = None  # ProcessGroupGloo, whose stub lacks its collectives
 
     def prepare(self) -> tuple[str, int] | None:  # type: ignore[override]
         """Where the group meets, of the master; None of others."""
         if not self._is_master:
             return None
-        host = ray.util.get_node_ip_address().strip("[]")
+        host = str(ray.util.get_node_ip_address()).strip("[]")  # type: ignore[no-untyped-call]
         self._store = TCPStore(
             host, 0, is_master=True, timeout=self._timeout, wait_for_workers=False
         )
@@ -90,7 +90,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         self._group = self._store = None
 
     @torch.no_grad()
-    async def send_weights(  # type: ignore[override]
+    async def send_weights(
         self, weights: Iterable[tuple[str, Tensor]], global_steps: int | None = None
     ) -> None:
         """Sends all weights; a worker outside goes through them, since making them is collective.
@@ -100,7 +100,7 @@ class GlooCheckpointEngine(CheckpointEngine):
             global_steps: not used.
         """
         bucket: Bucket = []
-        async for name, weight in ensure_async_iterator(weights):
+        async for name, weight in ensure_async_iterator(weights):  # type: ignore[no-untyped-call]
             if self._group is None:
                 continue
             if bucket and _bytes(bucket) + weight.nbytes > self._bucket_size:
@@ -139,7 +139,7 @@ class GlooCheckpointEngine(CheckpointEngine):
             return []
         sizes = [shape.numel() * dtype.itemsize for _, dtype, shape in described]
         flat = self._broadcast(torch.empty(sum(sizes), dtype=torch.uint8))
-        parts = flat.split(sizes)
+        parts: tuple[Tensor, ...] = torch.split(flat, sizes)
         # Cloned: a slice of bytes need not lie where its type wants it.
         return [
             (name, part.clone().view(dtype).view(shape))
