@@ -159,6 +159,7 @@ def test_dropped_groups_are_replaced_by_other_prompts(tmp_path):
 def test_a_failed_group_stops_the_run_by_name(tmp_path):
     with pytest.raises(AssertionError) as stopped:
         run(tmp_path / "stopped", *a_judge_that_fails(1.0, "raise"))
-    assert "JudgeFailedError" in str(stopped.value)
+    assert "RolloutStopped" in str(stopped.value)
+    assert "the judge has failed for 1 of 1 comparisons" in str(stopped.value)
     assert "on_failure=raise" in str(stopped.value)
     assert not (tmp_path / "stopped" / "run" / "metrics.jsonl").exists()
