@@ -9,6 +9,7 @@ from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
+from verl_ext.adapters.trainer.alive import Alive
 from verl_ext.adapters.trainer.checkpoint import Checkpointed
 from verl_ext.adapters.trainer.deterministic import Deterministic
 from verl_ext.adapters.trainer.finite import Finite
@@ -42,6 +43,7 @@ class VerlExtTrainer(
     TaskMetrics,
     PassAtK,
     OffPolicy,
+    Alive,
 ):
     """What verl-ext adds to a V1 trainer."""
 
