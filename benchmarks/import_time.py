@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 
+from bars import Bar, verdict
+
 from verl_ext.text_table import aligned
 
 MOST = 1.05
@@ -32,20 +34,25 @@ def cpu_seconds(plugins: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=10)
-    pairs = parser.parse_args().pairs
+def bars(pairs: int) -> list[Bar]:
+    """Prints both medians; their ratio."""
     cpu_seconds("auto")  # what both read from the disk
     measured = [(cpu_seconds("none"), cpu_seconds("auto")) for _ in range(pairs)]
     without, within = (statistics.median(column) for column in zip(*measured, strict=True))
-    low, middle, high = statistics.quantiles([b / a for a, b in measured], n=4)
     rows = [("import verl", "CPU s"), ("without", f"{without:.2f}"), ("with", f"{within:.2f}")]
     print("\n".join(aligned(rows, names=1)))
-    ratio = within / without
-    print(f"ratio {ratio:.3f}; pairs: {middle:.3f} ({low:.3f} to {high:.3f})")
-    print("accepted" if ratio <= MOST else "not accepted", f"(<= {MOST})")
+    if pairs > 1:
+        low, middle, high = statistics.quantiles([b / a for a, b in measured], n=4)
+        print(f"ratio of the pairs {middle:.3f} ({low:.3f} to {high:.3f})")
+    what = "import verl with the plugin, CPU time over that without"
+    return [Bar(what, within / without, MOST, "benchmarks/import_time.py")]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=10, help="default: %(default)s")
+    return verdict(bars(parser.parse_args().pairs))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from bars import Bar, verdict
 
 from verl_ext.metrics.ranks import spearman
 from verl_ext.reward_fns.tournament import TOPOLOGIES, Compare, TournamentResult
@@ -62,8 +63,8 @@ async def timed(
     return time.perf_counter() - start, max(judge.rounds for judge in judges), results
 
 
-def time_table(groups: int, players: int, latency: float) -> float:
-    """Prints the table of all topologies; returns single elimination's wall time over the ideal."""
+def bars(groups: int, players: int, latency: float) -> list[Bar]:
+    """Prints the table of all topologies; single elimination's wall time over the ideal."""
     rows = [["topology", "comparisons", "rounds", "wall s", "of ideal", "CPU us a comparison"]]
     ratios = {}
     for name in TOPOLOGIES:
@@ -77,7 +78,8 @@ def time_table(groups: int, players: int, latency: float) -> float:
         rows.append([name, *numbers, f"{ratios[name]:.3f}", f"{micro:.0f}"])
     print(f"{groups} groups of {players}, a judge of {latency:g} s")
     print("\n".join(aligned(rows, 1)))
-    return ratios["single_elimination"]
+    what = "single elimination, wall time over rounds x latency"
+    return [Bar(what, ratios["single_elimination"], MOST, "benchmarks/tournament.py")]
 
 
 # Over HTTP, against the simulated judge's server: comparisons per second and CPU time of each.
@@ -164,10 +166,7 @@ def main() -> int:
     if args.picture:
         draw_picture(args.picture, args.draws)
         return 0
-    ratio = time_table(args.groups, args.players, args.latency)
-    verdict = "accepted" if ratio <= MOST else "NOT ACCEPTED"
-    print(f"single_elimination: {ratio:.3f} of the ideal: {verdict} (<= {MOST})")
-    return int(ratio > MOST)
+    return verdict(bars(args.groups, args.players, args.latency))
 
 
 if __name__ == "__main__":

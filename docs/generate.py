@@ -1,4 +1,4 @@
-"""Writes the generated pages: paper index, configuration reference, capability matrix.
+"""Writes the generated pages: papers, configuration, capability matrix, benchmarks.
 
     python docs/generate.py          # write
     python docs/generate.py --check  # 1 if a page is stale
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import docstring_parser
+from benchmark_table import benchmarks
 from capability_table import capability
 from overlay_tables import escaped, overlay, table
 
@@ -106,6 +107,7 @@ def pages() -> dict[str, str]:
     return {
         "papers/index.md": _index(),
         "configuration.md": _configuration(),
+        "benchmarks.md": "\n".join([NOTE, *benchmarks()]) + "\n",
         "capability.md": "\n".join([NOTE, *capability(on_cpu)]) + "\n",
     }
 

@@ -11,6 +11,28 @@ import pytest
 import verl  # loads the plugin  # noqa: F401
 
 SIGNATURES = {
+    "verl.checkpoint_engine.base:CheckpointEngine.prepare": ["self"],
+    "verl.checkpoint_engine.base:CheckpointEngine.build_topology": [
+        "actor_wg_world_size", "rollout_world_size", "metadata",
+    ],
+    "verl.checkpoint_engine.base:CheckpointEngine.init_process_group": ["self"],
+    "verl.checkpoint_engine.base:CheckpointEngine.finalize": ["self"],
+    "verl.checkpoint_engine.base:CheckpointEngine.send_weights": [
+        "self", "weights", "global_steps",
+    ],
+    "verl.checkpoint_engine.base:CheckpointEngine.receive_weights": ["self", "global_steps"],
+    "verl.checkpoint_engine.base:CheckpointEngineRegistry.register": ["backend"],
+    "verl.workers.rollout.utils:ensure_async_iterator": ["iterable"],
+    "verl.utils.fsdp_utils:fsdp2_sharded_save_to_cpu": ["model"],
+    "verl.utils.megatron_utils:copy_megatron_model_to_cpu": ["models"],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._compute_old_log_prob": [
+        "self", "batch", "metrics",
+    ],
+    "verl.trainer.ppo.v1.utils:compute_advantage_for_multi_trajectories": [
+        "data", "batch_keys", "adv_estimator", "gamma", "lam", "num_repeat",
+        "norm_adv_by_std_in_grpo", "config",
+    ],
+    "verl.trainer.ppo.reward:get_custom_reward_fn": ["config"],
     "verl.experimental.agent_loop.agent_loop:AgentLoopWorker._compute_score": [
         "self", "outputs", "kwargs",
     ],
