@@ -29,7 +29,7 @@ from verl_ext.reward_fns.response_format import (
     format_mixed,
     format_reward,
 )
-from verl_ext.reward_fns.splice import Outcome, SplicedText, spliced_text
+from verl_ext.reward_fns.splice import Outcome
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class ReferenceReward:
         """The reward of a response and what it is made of.
 
         Args:
-            response: decoded, with what the prompt has opened in front (:func:`opened_by`).
+            response: decoded, with what the prompt has opened in front (``opened_prompt.opened_by``).
             outcome: of the splice.
             log_probs: of the reference's tokens, in nats; where the outcome is ``OK``.
             base: b.
@@ -209,53 +209,3 @@ class ReferenceReward:
             mixed = format_mixed(gains, formats, weight=self.format.weight)
         nonzero_only = self.repetition is not None and self.repetition.nonzero_only
         return repetition_penalized(mixed, penalties, nonzero_only=nonzero_only).item()
-
-
-def opened_by(prompt: str, tags: Tags = THINK_ANSWER) -> str:
-    """What a prompt has opened of the response: its last reasoning tag, if nothing follows it.
-
-    Some chat templates end in ``<think>``; the response then begins inside.
-
-    Args:
-        prompt: as the model reads it, decoded.
-        tags: of the reasoning and the answer.
-
-    Returns:
-        The prompt's end, from that tag on; "" without.
-    """
-    start = prompt.rfind(tags.think[0]) if tags.think else -1
-    opens = start >= 0 and prompt[start:].strip() == tags.think[0]
-    return prompt[start:] if opens else ""
-
-
-def spliced_after(
-    opened: str, response: str, reference: str, *, eos: str, tags: Tags = THINK_ANSWER
-) -> SplicedText:
-    """As :func:`~verl_ext.reward_fns.splice.spliced_text`, of a response that a prompt has opened.
-
-    Args:
-        opened: of :func:`opened_by`; part of what is judged, not of the text.
-        response: decoded, without it.
-        reference: the answer to put in place of the response's.
-        eos: the end-of-sequence text.
-        tags: of the reasoning and the answer.
-    """
-    whole = spliced_text(opened + response, reference, eos=eos, tags=tags)
-    if whole.outcome is not Outcome.OK:
-        return whole
-    first, end = whole.span
-    return SplicedText(
-        Outcome.OK, whole.text[len(opened) :], (first - len(opened), end - len(opened))
-    )
-
-
-def without_reasoning(reference: str, *, eos: str) -> SplicedText:
-    """The reference as the whole response, for b: no tags, a space on either side, and the end.
-
-    Args:
-        reference: not empty.
-        eos: the end-of-sequence text.
-    """
-    if not reference.strip():
-        return SplicedText(Outcome.EMPTY_REFERENCE)
-    return SplicedText(Outcome.OK, f" {reference} {eos}", (1, 1 + len(reference)))

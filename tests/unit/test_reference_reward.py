@@ -4,13 +4,11 @@ import math
 
 import pytest
 
+from verl_ext.reward_fns.opened_prompt import opened_by, spliced_after, without_reasoning
 from verl_ext.reward_fns.reference_reward import (
     Format,
     ReferenceReward,
     Repetition,
-    opened_by,
-    spliced_after,
-    without_reasoning,
 )
 from verl_ext.reward_fns.response_format import ANSWER_ONLY
 from verl_ext.reward_fns.splice import Outcome, spliced_text

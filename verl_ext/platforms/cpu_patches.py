@@ -86,10 +86,9 @@ def offload_without_pinning(module: ModuleType) -> None:
 
 @patch("verl.utils.fsdp_utils")
 def saved_weights_are_copies(module: ModuleType) -> None:
-    """verl keeps the policy of a step's start by ``.cpu()``, which copies nothing on the CPU.
+    """verl keeps the policy that a step began with by ``.cpu()``, which copies nothing on the CPU.
 
-    The saved weights would be the live ones: under ``separate_async`` every mini-batch after the
-    first would be compared with the policy it updates instead of the one that the step began with.
+    Under ``separate_async`` all mini-batches but the first would be compared with the live one.
     """
     save = module.fsdp2_sharded_save_to_cpu
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.reference_probability.settings import KEY
-from verl_ext.reward_fns.reference_reward import opened_by, spliced_after, without_reasoning
+from verl_ext.reward_fns.opened_prompt import opened_by, spliced_after, without_reasoning
 from verl_ext.reward_fns.response_format import Tags
 from verl_ext.reward_fns.splice import SplicedText, SplicedTokens, spliced_tokens
 
