@@ -167,7 +167,7 @@ class ReferenceReward:
         """The reward of a response and what it is made of.
 
         Args:
-            response: decoded, with what the prompt has opened in front (``opened_prompt.opened_by``).
+            response: decoded, with what the prompt has opened in front (``opened_by``).
             outcome: of the splice.
             log_probs: of the reference's tokens, in nats; where the outcome is ``OK``.
             base: b.
