@@ -253,7 +253,7 @@ def test_the_request_says_what_the_settings_do():
     }
     plain = JudgeSettings("http://h/v1", "m", api_key_env=None, structured="none")
     body = Judge(plain)._body([], {"type": "json_schema"}, seed=None)
-    assert body == {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 64}
+    assert body == {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 1024}
 
 
 def test_no_more_calls_are_made_at_a_time_than_allowed(serve):
