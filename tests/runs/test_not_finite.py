@@ -6,7 +6,7 @@ from runs.launch import train
 from verl_ext.cli.main import main
 
 REWARD = """
-def score(data_source, solution_str, ground_truth, extra_info=None):
+def score(data_source, solution_str, ground_truth, extra_info=None, **more):
     return float("nan") if len(solution_str) % 2 else 1.0
 """
 
@@ -23,7 +23,6 @@ def test_a_reward_that_is_none_stops_the_run_and_is_replayed(tmp_path, capsys):
             "algorithm.adv_estimator=grpo",
             f"reward.custom_reward_function.path={tmp_path}/reward.py",
             "reward.custom_reward_function.name=score",
-            "reward.custom_reward_function.reward_kwargs={}",
             "trainer.total_training_steps=2",
             "trainer.val_before_train=false",
             "trainer.test_freq=-1",
