@@ -39,6 +39,7 @@ class Queue:
             "responses": [torch.arange(97, 97 + n) for n in LENGTHS],
             "response_mask": [torch.ones(n, dtype=torch.long) for n in LENGTHS],
             "rm_scores": [torch.tensor([0.0] * (n - 1) + [float(n % 2)]) for n in LENGTHS],
+            "entropy": [torch.ones(n) for n in LENGTHS],
             "uid": ["a", "a", "b", "b"],
             "data_source": ["toy"] * 4,
             "reward_model": [{"ground_truth": "abc", "style": "rule"}] * 4,
@@ -98,7 +99,7 @@ def score(data_source, solution_str, ground_truth, extra_info=None):
 
 @pytest.fixture
 def trainer(tmp_path, monkeypatch, model):
-    def made(**ours):
+    def made(servers_too=False, **ours):
         (tmp_path / "reward.py").write_text(REWARD)
         custom = {"path": str(tmp_path / "reward.py"), "name": "score", "reward_kwargs": {}}
         config = {
@@ -107,7 +108,8 @@ def trainer(tmp_path, monkeypatch, model):
                 "norm_adv_by_std_in_grpo": True, "verl_ext": ours,
             },
             "actor_rollout_ref": {
-                "rollout": {"n": 2, "temperature": 1.0}, "model": {"path": str(model)},
+                "rollout": {"n": 2, "temperature": 1.0, "calculate_log_probs": servers_too},
+                "model": {"path": str(model)},
             },
             "trainer": {"default_local_dir": str(tmp_path / "run")},
             "reward": {"custom_reward_function": custom},
@@ -164,6 +166,13 @@ def test_a_stage_that_gives_no_number_stops_the_run_with_row_file_and_command(
     assert replay.where(saved, "b_0_0") == 1
     assert saved.row("b_0_0")["responses"].tolist() == [97, 98, 99, 100]
     assert saved.keys == (KEYS if stage == "advantages" else ["b_0_0"])
+
+
+def test_the_servers_log_probs_are_looked_at_where_there_are_any(trainer, tmp_path):
+    made = trainer(servers_too=True)
+    made.queue.write("rollout_log_probs", filled(-INF, (3, 0)))
+    with pytest.raises(finite.NotFiniteError, match="rollout_log_probs is NaN or infinite"):
+        made._balance_batch(batch(), {})
 
 
 def test_numbers_pass_and_nothing_is_written(trainer, tmp_path):

@@ -27,11 +27,11 @@ WRITTEN = {
     "rewards": ("rm_scores", "rollout_log_probs"),
     "log_probs": ("old_log_probs", "entropy"),
     "reference": ("ref_log_prob",),
-    "advantages": ("advantages", "returns"),
+    "advantages": ("advantages",),
 }
 TOKENS = ("prompts", "responses", "response_mask")
 LABELS = ("uid", "data_source", "reward_model", "extra_info")
-FIELDS = (*TOKENS, *(name for names in WRITTEN.values() for name in names), *LABELS)
+FIELDS = (*TOKENS, *(name for names in WRITTEN.values() for name in names), "returns", *LABELS)
 
 
 class NotFiniteError(RuntimeError):
@@ -79,9 +79,12 @@ class Finite(Stage):
     def _ext_checked(self, stage: str, batch: KVBatchMeta) -> KVBatchMeta:
         if batch.partition_id != "train":
             return batch
-        data = _there(batch, (*WRITTEN[stage], "response_mask"))
-        masks = [row.bool() for row in data.pop("response_mask")]
-        for name, rows in data.items():
+        # Through what other stages read too, so that a field comes once from verl's queue.
+        names = [name for name in WRITTEN[stage] if self._ext_is_written(name)]
+        data = self.ext_batch.get(batch, [*names, "response_mask"])
+        masks = [row.bool() for row in data["response_mask"].unbind()]
+        for name in names:
+            rows = data[name].unbind()
             bad = [
                 n
                 for n, (row, mask) in enumerate(zip(rows, masks, strict=True))
@@ -90,6 +93,13 @@ class Finite(Stage):
             if bad:
                 self._ext_not_finite_in(stage, name, batch, bad)
         return batch
+
+    def _ext_is_written(self, name: str) -> bool:
+        """Whether verl has a field at all, under this configuration."""
+        correction = self.config.algorithm.get("rollout_correction") or {}
+        if name == "rollout_log_probs":
+            return bool(self.config.actor_rollout_ref.rollout.calculate_log_probs)
+        return name != "entropy" or not correction.get("bypass_mode")
 
     def _ext_not_finite_in(
         self, stage: str, name: str, batch: KVBatchMeta, bad: Sequence[int]
