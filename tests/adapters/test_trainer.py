@@ -55,7 +55,9 @@ class Base:
         return batch
 
     def _build_replay_buffer(self):
-        return SimpleNamespace(poll_interval=2.0, _sync_metadata_from_transfer_queue=print)
+        return SimpleNamespace(
+            poll_interval=2.0, _sync_metadata_from_transfer_queue=print, sample=print
+        )
 
     def _val_metrics_update(self, *args, expected_acc_counts=None):
         return {"verl": 1.0}

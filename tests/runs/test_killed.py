@@ -82,7 +82,7 @@ def title(process):
     [
         ("ray::RolloutWorker", "rollout worker"),
         ("ray::WorkerDict", "ActorDied"),
-        ("VLLM::", "EngineDead"),
+        ("VLLM::", "policy server 0 is gone"),
     ],
 )
 def test_a_killed_worker_stops_the_run_by_name_and_the_next_one_resumes(

@@ -1,76 +1,122 @@
-"""A rollout or reward worker that is gone stops the run; verl 0.9.1 waits for it for ever."""
+"""A worker or server that is gone stops the run by its name.
+
+verl 0.9.1 waits for ever for a rollout worker that is gone. Where the engine of a policy's server
+is dead, it counts the prompts as failed, and says at last that failed prompts can be replaced.
+"""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
+from verl_ext.adapters.engine_trouble import engine_trouble
 from verl_ext.adapters.trainer.stage import Stage
 
-EVERY_S = 5.0
+EVERY_S, PATIENCE_S = 5.0, 30.0
 
 
 class WorkerGoneError(RuntimeError):
-    """A worker's process has ended: killed for want of memory, by hand, or with its node."""
+    """A process of the run has ended: killed for want of memory, by hand, or with its node."""
 
 
 class Alive(Stage):
-    """Asks the workers that nobody waits for whether they are there, while the trainer waits."""
+    """Asks those that nobody waits for whether they are there, while the trainer waits."""
 
     def _build_replay_buffer(self) -> Any:
         buffer = super()._build_replay_buffer()  # type: ignore[misc]
-        watch(buffer, self._ext_workers)
+        watch(buffer, self._ext_asked)
         return buffer
 
-    def _ext_workers(self) -> Mapping[str, Any]:
-        """Handles by what a person calls them; they are there once training begins."""
+    def _ext_asked(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Who is to be asked, as a person calls it, and the question; all are there in training."""
         rollout = getattr(self.agent_loop_manager, "agent_loop_workers", None) or []
-        manager = getattr(self, "reward_loop_manager", None)
-        reward = getattr(manager, "reward_loop_workers", None) or []
-        named = {f"rollout worker {n}": worker for n, worker in enumerate(rollout)}
-        return named | {f"reward worker {n}": worker for n, worker in enumerate(reward)}
+        reward = getattr(getattr(self, "reward_loop_manager", None), "reward_loop_workers", None)
+        for kind, workers in (("rollout", rollout), ("reward", reward or [])):
+            for number, worker in enumerate(workers):
+                yield f"{kind} worker {number}", worker.__ray_ready__.remote
+        managers = (self.llm_server_manager, getattr(self, "standalone_server_manager", None))
+        servers = [one for each in managers for one in getattr(each, "server_handles", None) or []]
+        for number, server in enumerate(servers):
+            yield f"policy server {number}", _about_engine(server)
 
 
-def watch(
-    buffer: Any,
-    workers: Callable[[], Mapping[str, Any]],
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
+def _about_engine(server: Any) -> Callable[[], Any]:
+    return lambda: server.__ray_call__.remote(engine_trouble)
+
+
+Asked = Callable[[], Iterator[tuple[str, Callable[[], Any]]]]
+
+
+def watch(buffer: Any, asked: Asked, clock: Callable[[], float] = time.monotonic) -> None:
     """Lets a replay buffer raise :class:`WorkerGoneError`, at most some seconds after the fact.
-
-    A worker that is merely busy answers late and is not asked again before it has.
 
     Args:
         buffer: verl's, which looks into the queue several times a second while it waits.
-        workers: gives Ray's handles.
+        asked: gives names, and what makes a Ray reference to the answer.
         clock: seconds.
     """
-    look = buffer._sync_metadata_from_transfer_queue
-    asked: dict[str, Any] = {}
-    last = clock()
+    look, sample = buffer._sync_metadata_from_transfer_queue, buffer.sample
+    watcher = _Watcher(asked, clock)
 
     @wraps(look)
     def look_and_ask() -> None:
-        nonlocal last
         look()
-        if clock() - last < EVERY_S:
-            return
-        last = clock()
-        for name, worker in workers().items():
-            if name in asked and not ray.wait([asked[name]], timeout=0)[0]:
-                continue
-            try:
-                if name in asked:
-                    ray.get(asked[name])
-            except RayActorError as error:
-                first = " ".join(str(error).split())
-                raise WorkerGoneError(
-                    f"{name} is gone, and the responses it was to bring with it: {first} "
-                    "Out of memory? See 'killed' in verl.log and in the kernel's log"
-                ) from error
-            asked[name] = worker.__ray_ready__.remote()
+        watcher.now_and_then()
+
+    @wraps(sample)
+    def sample_or_say_why(*arguments: Any, **named: Any) -> Any:
+        try:
+            return sample(*arguments, **named)
+        except RuntimeError as error:
+            if type(error) is RuntimeError:  # verl's own, of a batch that has nothing in it
+                watcher.at_once()
+            raise
 
     buffer._sync_metadata_from_transfer_queue = look_and_ask
+    buffer.sample = sample_or_say_why
+
+
+class _Watcher:
+    """One that is merely busy answers late, and is not asked again before it has."""
+
+    def __init__(self, asked: Asked, clock: Callable[[], float]) -> None:
+        self._asked, self._clock, self._last = asked, clock, clock()
+        self._open: dict[str, Any] = {}
+
+    def now_and_then(self) -> None:
+        if self._clock() - self._last < EVERY_S:
+            return
+        self._last = self._clock()
+        for name, ask in self._asked():
+            if name in self._open:
+                if not ray.wait([self._open[name]], timeout=0)[0]:
+                    continue
+                _heed(name, self._open[name])
+            self._open[name] = ask()
+
+    def at_once(self) -> None:
+        for name, ask in self._asked():
+            _heed(name, ask())
+
+
+def _heed(name: str, answer: Any) -> None:
+    """Raises where somebody is gone, or in trouble."""
+    try:
+        trouble = ray.get(answer, timeout=PATIENCE_S)
+    except GetTimeoutError:
+        return  # busy
+    except RayActorError as error:
+        trouble = " ".join(str(error).split())
+        raise WorkerGoneError(_words(name, trouble)) from error
+    if isinstance(trouble, str):
+        raise WorkerGoneError(_words(name, trouble))
+
+
+def _words(name: str, trouble: str) -> str:
+    return (
+        f"{name} is gone, and the responses it was to bring with it: {trouble}. Out of memory? See "
+        "'killed' in verl.log and in the kernel's log"
+    )
