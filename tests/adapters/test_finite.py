@@ -270,6 +270,21 @@ def test_log_probs_are_computed_again_with_the_weights_one_names(trainer, tmp_pa
     assert "no number again  b_0_0: log-probs no number in 4 of 4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_log_probs_are_those_of_each_token_after_all_before_it(model, temperature):
+    from transformers import AutoModelForCausalLM
+
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    prompt, response = torch.tensor([104, 105, 106]), torch.tensor([97, 98, 99])
+    expected = []
+    for place in range(3):
+        seen = torch.cat([prompt, response[:place]]).unsqueeze(0)
+        last = policy(seen).logits[0, -1] / temperature
+        expected.append((last[response[place]] - last.logsumexp(-1)).item())
+    found = replay._log_probs(policy, prompt, response, temperature)
+    assert found.tolist() == pytest.approx(expected, abs=1e-4)
+
+
 def test_an_update_is_done_again_row_by_row(trainer, tmp_path, capsys):
     made = trainer()
     advantages = filled(0.5, *((row, 0) for row in range(4)))
