@@ -35,7 +35,7 @@ def marked(mix):
     return mix if mix in DRAWN else pytest.param(mix, marks=pytest.mark.wide)
 
 
-@pytest.mark.parametrize("mix", map(marked, MIXES), ids="-".join)
+@pytest.mark.parametrize("mix", [marked(mix) for mix in MIXES], ids="-".join)
 def test_a_mix_is_accepted_or_refused_by_a_key_and_what_to_do(verl_config, mix):
     config = verl_config(*overrides(mix))
     why = refusal(config)

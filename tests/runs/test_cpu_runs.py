@@ -40,6 +40,7 @@ def test_w_reinforce_trains_with_our_estimator_and_syncs_its_weights(tmp_path):
 
 
 @pytest.mark.run
+@pytest.mark.wide
 def test_nsr_trains_on_two_data_parallel_workers_and_leaves_the_right_rows_out(tmp_path):
     output, metrics = train(
         tmp_path,
