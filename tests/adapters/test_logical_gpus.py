@@ -21,12 +21,35 @@ from hydra import compose, initialize_config_module
             ],
             5,
         ),
+        (["actor_rollout_ref.rollout.n_gpus_per_node=2"], 1),  # servers are the trainer's own
+        (["trainer.v1.trainer_mode=verl_ext.separate_async"], 2),
+        (
+            [
+                "trainer.v1.trainer_mode=verl_ext.separate_async",
+                "actor_rollout_ref.rollout.n_gpus_per_node=2",
+            ],
+            3,
+        ),
     ],
 )
 def test_the_cpu_scale_asks_ray_for_a_gpu_per_worker_and_per_teacher_server(overrides, expected):
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=["+scale=cpu", *overrides])
     assert config.ray_kwargs.ray_init.num_gpus == expected
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_servers_apart_from_the_trainer_are_set_up_under_separate_async_alone(mode):
+    sizes = ["data.train_batch_size=24", "actor_rollout_ref.actor.ppo_mini_batch_size=8"]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        mode_key = f"trainer.v1.trainer_mode=verl_ext.{mode}"
+        config = compose("ppo_trainer", overrides=["+scale=cpu", mode_key, *sizes])
+    rollout, apart = config.actor_rollout_ref.rollout, mode == "separate_async"
+    assert (rollout.nnodes, rollout.checkpoint_engine.backend) == (
+        (1, "gloo") if apart else (0, "naive")
+    )
+    # What verl asserts before it starts.
+    assert config.trainer.v1.separate_async.parameter_sync_step == 3
 
 
 def test_a_teacher_server_on_the_cpu_is_set_up_like_the_policys():

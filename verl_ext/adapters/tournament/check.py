@@ -24,7 +24,7 @@ HINTS = {
     Failure.TIMEOUT: f". More patience: {KEY}.judge.timeout_s=300",
     Failure.TRUNCATED: f". A judge that reasons first needs more: {KEY}.judge.max_tokens=2048",
     Failure.REJECTED: f". An endpoint without JSON schemas: +{KEY}.judge.structured=none",
-    Failure.MALFORMED: ". An endpoint that heeds no JSON schema may need another model",
+    Failure.MALFORMED: ". Does the endpoint heed the request's JSON schema?",
 }
 
 
