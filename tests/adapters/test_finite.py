@@ -180,7 +180,7 @@ def test_numbers_pass_and_nothing_is_written(trainer, tmp_path):
     made.writes = {stage: {field: filled(1e30, (0, 0))} for stage, (_, field) in STAGES.items()}
     for method, _ in STAGES.values():
         getattr(made, method)(batch(), {})
-    made.logged = {"actor/grad_norm": 1.0, "critic/score/mean": NAN}
+    made.logged = {"actor/grad_norm": 1.0, "critic/score/mean": NAN, "actor/pg_clipfrac": NAN}
     made._update_actor(batch(), {})
     assert not (tmp_path / "run").exists()
 
@@ -194,10 +194,11 @@ def test_what_no_loss_sees_may_be_anything(trainer):
     made._balance_batch(batch(partition="val"), {})
 
 
-def test_an_update_whose_gradient_is_no_number_stops_the_run(trainer, tmp_path):
+@pytest.mark.parametrize("name", ["actor/grad_norm", "actor/pg_loss"])
+def test_an_update_whose_loss_or_gradient_is_no_number_stops_the_run(trainer, tmp_path, name):
     made = trainer()
-    made.logged = {"actor/grad_norm": [1.0, NAN], "actor/pg_loss": 0.5}
-    with pytest.raises(finite.NotFiniteError, match=r"actor/grad_norm is NaN .* stage 'update'"):
+    made.logged = {"actor/grad_norm": 1.0, "actor/pg_loss": 0.5, name: [1.0, NAN]}
+    with pytest.raises(finite.NotFiniteError, match=rf"{name} is NaN .* stage 'update'"):
         made._update_actor(batch(), {})
     assert replay.read(tmp_path / "run" / "not_finite_step_7_update.pt").bad == KEYS
 

@@ -29,6 +29,7 @@ WRITTEN = {
     "reference": ("ref_log_prob",),
     "advantages": ("advantages",),
 }
+GRADIENT = ("actor/grad_norm", "actor/loss")
 TOKENS = ("prompts", "responses", "response_mask")
 LABELS = ("uid", "data_source", "reward_model", "extra_info")
 FIELDS = (*TOKENS, *(name for names in WRITTEN.values() for name in names), "returns", *LABELS)
@@ -69,8 +70,9 @@ class Finite(Stage):
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         updated: KVBatchMeta = super()._update_actor(batch, metrics)  # type: ignore[misc]
-        of_update = {name: value for name, value in metrics.items() if name.startswith("actor/")}
-        wrong = [name for name, value in of_update.items() if not _is_number(value)]
+        # Other metrics of an update, such as the share of clipped tokens, may have no value.
+        told = [name for name in metrics if name in GRADIENT or name.endswith("_loss")]
+        wrong = [name for name in told if not _is_number(metrics[name])]
         if wrong:
             rows = list(range(len(batch)))
             self._ext_not_finite_in("update", ", ".join(wrong), updated, rows)
