@@ -37,6 +37,8 @@ def test_a_run_without_any_of_our_keys_passes(verl_config):
         ("+algorithm.verl_ext.advantage.positive_wieght=1", "did you mean 'positive_weight'"),
         ("algorithm.verl_ext.advantage.positive_weight=-1", "positive_weight must be finite"),
         ("algorithm.verl_ext.advantage.positive_weight=much", "algorithm.verl_ext.advantage"),
+        ("algorithm.verl_ext.not_finite=reprot", "not_finite: unknown 'reprot'.*'report'"),
+        ("algorithm.verl_ext.changed_settings=acept", "changed_settings: .*did you mean 'accept'"),
         ("algorithm.verl_ext.verbose=7", "verbose must be true or false"),
         ("algorithm.verl_ext.toy=w_reinforse", "w_reinforce"),
         ("+algorithm.verl_ext.cpu={train_batch: 1}", "did you mean 'train_batch_size'"),
@@ -56,6 +58,19 @@ def test_refusals_name_the_key_and_the_way_out(verl_config, override, message):
     else:
         config = verl_config(*RUN, override)
     with pytest.raises(SettingsError, match=message):
+        driver_check.check(config)
+
+
+@pytest.mark.parametrize("chosen", ["not_finite=report", "changed_settings=accept"])
+def test_a_choice_that_only_our_trainers_heed_is_refused_under_a_stock_one(verl_config, chosen):
+    stock = "trainer.v1.trainer_mode=sync"
+    driver_check.check(verl_config(*RUN, stock, "algorithm.verl_ext.deterministic=false"))
+    config = verl_config(
+        *RUN, stock, "algorithm.verl_ext.deterministic=false", f"algorithm.verl_ext.{chosen}"
+    )
+    with pytest.raises(
+        SettingsError, match=f"{chosen.split('=')[0]} has no effect under the stock"
+    ):
         driver_check.check(config)
 
 

@@ -108,11 +108,6 @@ def test_the_trainer_looks_too_where_the_driver_cannot(verl_config, tmp_path):
         resume.check(config, resume.kept(config), state, tmp_path)
 
 
-def test_a_misspelt_choice_is_refused(verl_config, tmp_path):
-    with pytest.raises(SettingsError, match="did you mean 'accept'"):
-        resume.check(verl_config(*RUN, f"++{resume.KEY}=acept"), {}, {}, tmp_path)
-
-
 def test_the_driver_asks_last_when_the_configuration_is_whole():
     source = inspect.getsource(driver_check.check_and_prepare)
     assert source.index("resume.check_early(") > source.index("tournament_check.prepare(")

@@ -31,6 +31,7 @@ from verl_ext.adapters.reference_probability import check as reference_check
 from verl_ext.adapters.teacher import check as teacher_check
 from verl_ext.adapters.teacher import tokenizers
 from verl_ext.adapters.tournament import check as tournament_check
+from verl_ext.adapters.trainer import finite
 from verl_ext.data.locations import maker
 
 SECTIONS = (
@@ -38,6 +39,8 @@ SECTIONS = (
     "cpu", "verbose", "test_time", "group_reward", "changed_settings",
     "not_finite",
 )  # fmt: skip
+# The first is the default.
+CHOICES = {"not_finite": finite.CHOICES, "changed_settings": resume.CHOICES}
 # What a paper may say in the place of +scale=cpu: the last parts of verl's keys.
 CPU_SIZES = ("train_batch_size", "ppo_mini_batch_size", "n", "lr")
 VERLS_PLACEHOLDER = "~/models/deepseek-llm-7b-chat"
@@ -73,6 +76,8 @@ def check(config: DictConfig) -> None:
     _check_overlays(config)
     settings = config.algorithm.get("verl_ext") or {}
     refuse_unknown("algorithm.verl_ext", settings, SECTIONS)
+    for name, choices in CHOICES.items():
+        refuse_unknown(f"algorithm.verl_ext.{name}", [settings.get(name, choices[0])], choices)
     if not isinstance(settings.get("verbose", False), bool):
         raise SettingsError("algorithm.verl_ext.verbose must be true or false")
     _check_trainer_mode(config, settings)
@@ -131,6 +136,9 @@ def _ours_alone(config: DictConfig, settings: Mapping[str, Any]) -> Iterator[str
         empty = defaults and settings.get(section) is not None
         if settings.get(section) or empty:
             yield f"algorithm.verl_ext.{section}"
+    for name, choices in CHOICES.items():
+        if settings.get(name, choices[0]) != choices[0]:
+            yield f"algorithm.verl_ext.{name}"
 
 
 def _check_toy(config: DictConfig) -> None:

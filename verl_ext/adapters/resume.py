@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.adapters.errors import SettingsError, refuse_unknown
+from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.trainer import state_file
 
 KEY = "algorithm.verl_ext.changed_settings"
@@ -59,14 +59,12 @@ def check(config: DictConfig, now: Settings, state: Mapping[str, Any], folder: P
         SettingsError: names each key with both values.
     """
     settings = config.algorithm.get("verl_ext") or {}
-    choice = str(settings.get("changed_settings", "refuse"))
-    refuse_unknown(KEY, [choice], CHOICES)
     before = state.get("settings")
     changed = list(_changes(before, now)) if before is not None else []
     if not changed:
         return
     lines = "\n  ".join(changed)
-    if choice == "refuse":
+    if settings.get("changed_settings") != "accept":
         raise SettingsError(
             f"{folder} was saved with other settings:\n  {lines}\n"
             f"Set them back, or go on with the new ones: ++{KEY}=accept. "

@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transfer_queue import KVBatchMeta
 
-from verl_ext.adapters.errors import refuse_unknown
 from verl_ext.adapters.trainer.stage import Stage, settings
 
 KEY = "algorithm.verl_ext.not_finite"
@@ -44,7 +43,6 @@ class Finite(Stage):
 
     def __init__(self, config: DictConfig) -> None:
         self._ext_not_finite = str(settings(config).get("not_finite", "stop"))
-        refuse_unknown(KEY, [self._ext_not_finite], CHOICES)
         super().__init__(config)  # type: ignore[call-arg]
 
     def _balance_batch(self, batch: KVBatchMeta, *rest: Any, **more: Any) -> KVBatchMeta:
