@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import verl  # loads the plugin  # noqa: F401
 
-from verl_ext.adapters import driver_check, resume
+from verl_ext.adapters import driver_check, resume, state_file
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.trainer import state_file
 
 RUN = ("+paper=task_norm", "+scale=cpu")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from verl_ext.adapters import state_file
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.trainer import state_file
 
 
 def draws():

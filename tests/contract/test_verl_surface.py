@@ -171,6 +171,10 @@ SIGNATURES = {
     "megatron.core.optimizer.distrib_optimizer:DistributedOptimizer"
     "._set_main_param_and_optimizer_states": ["self", "model_param", "tensors"],
     "ray._private.utils:read_ray_address": ["temp_dir"],
+    "ray._private.runtime_env.py_executable:PyExecutablePlugin.modify_context": [
+        "self", "uris", "runtime_env", "context", "logger",
+    ],
+    "multiprocessing.spawn:set_executable": ["exe"],
     "ray._private.ray_logging:WorkerStandardStreamDispatcher.add_handler": [
         "self", "name", "handler",
     ],
@@ -328,6 +332,18 @@ SOURCES = {
         "self.checkpoint_manager.sleep_replicas()\n        self._load_checkpoint()",
     ],
     "verl.utils.tracking:FileLogger.__init__": ['os.getenv("VERL_FILE_LOGGER_PATH"'],
+    # How a worker's Python is started, by a program of ours: platforms/fork_server.
+    "ray._private.runtime_env.context:RuntimeEnvContext.exec_worker": [
+        'executable = ["exec", self.py_executable]',
+    ],
+    "ray._private.authentication.authentication_token_setup:_enable_token_auth": [
+        'Config.initialize("")',  # has Ray read its environment anew
+    ],
+    "verl.trainer.main_ppo:run_ppo": [
+        "default_runtime_env = get_ppo_ray_runtime_env(config)",
+        '["TRANSFER_QUEUE_ENABLE"] = "1"',
+        "runtime_env = OmegaConf.merge(default_runtime_env, runtime_env_kwargs)",
+    ],
     "ray._private.worker:print_worker_logs": ["if not _worker_logs_enabled:"],
 }
 

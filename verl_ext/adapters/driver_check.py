@@ -19,6 +19,7 @@ from verl_ext.adapters import (
     machine,
     megatron,
     plugin_check,
+    preloading,
     resume,
     run_view,
     test_time,
@@ -26,21 +27,20 @@ from verl_ext.adapters import (
 )
 from verl_ext.adapters.advantage import declared_fields
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
-from verl_ext.adapters.names import STOCK_MODES, TRAINER_MODES
+from verl_ext.adapters.names import NOT_FINITE, STOCK_MODES, TRAINER_MODES
 from verl_ext.adapters.reference_probability import check as reference_check
 from verl_ext.adapters.teacher import check as teacher_check
 from verl_ext.adapters.teacher import tokenizers
 from verl_ext.adapters.tournament import check as tournament_check
-from verl_ext.adapters.trainer import finite
 from verl_ext.data.locations import maker
 
 SECTIONS = (
     "advantage", "masks", "teacher", "divergence", "sampler", "task_key", "deterministic", "toy",
-    "cpu", "verbose", "test_time", "group_reward", "changed_settings",
+    "cpu", "verbose", "preload", "test_time", "group_reward", "changed_settings",
     "not_finite",
 )  # fmt: skip
 # The first is the default.
-CHOICES = {"not_finite": finite.CHOICES, "changed_settings": resume.CHOICES}
+CHOICES = {"not_finite": NOT_FINITE, "changed_settings": resume.CHOICES}
 # What a paper may say in the place of +scale=cpu: the last parts of verl's keys.
 CPU_SIZES = ("train_batch_size", "ppo_mini_batch_size", "n", "lr")
 VERLS_PLACEHOLDER = "~/models/deepseek-llm-7b-chat"
@@ -53,6 +53,7 @@ def check_and_prepare(config: DictConfig) -> None:
         SettingsError: see :func:`check`.
     """
     check(config)
+    preloading.start(config)
     toy.provide(config)
     tokenizers.check(config)
     teacher_check.prepare(config)
@@ -78,8 +79,9 @@ def check(config: DictConfig) -> None:
     refuse_unknown("algorithm.verl_ext", settings, SECTIONS)
     for name, choices in CHOICES.items():
         refuse_unknown(f"algorithm.verl_ext.{name}", [settings.get(name, choices[0])], choices)
-    if not isinstance(settings.get("verbose", False), bool):
-        raise SettingsError("algorithm.verl_ext.verbose must be true or false")
+    for name in ("verbose", "preload"):
+        if not isinstance(settings.get(name, False), bool):
+            raise SettingsError(f"algorithm.verl_ext.{name} must be true or false")
     _check_trainer_mode(config, settings)
     plugin_check.check(config, settings)
     test_time.check(config)

@@ -32,7 +32,7 @@ def check(config: DictConfig) -> None:
     megatron.check(
         config,
         on_cpu=config.trainer.device == "cpu",
-        workers_share_packages=_cluster_address(config) is None,
+        workers_share_packages=cluster_address(config) is None,
     )
     _check_logical_cpus(config)
     _check_ray_address(config)
@@ -69,7 +69,7 @@ def _check_device(config: DictConfig) -> None:
                 "Set the environment variable VERL_PLATFORM=cpu to leave it alone, "
                 "or use +scale=gpu1"
             )
-    elif on_cpu and _cluster_address(config) is None:
+    elif on_cpu and cluster_address(config) is None:
         raise SettingsError(
             f"trainer.device={config.trainer.device}, but this machine has no accelerator and no "
             "Ray cluster was named (RAY_ADDRESS). Add: +scale=cpu"
@@ -97,7 +97,7 @@ def _check_logical_cpus(config: DictConfig) -> None:
 
 
 def _check_ray_address(config: DictConfig) -> None:
-    address = _cluster_address(config)
+    address = cluster_address(config)
     if address is None or "://" in address or address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -115,7 +115,7 @@ def _check_joining(config: DictConfig) -> None:
     """Ray refuses sizes for a cluster that is there already, after the models were made."""
     given = config.ray_kwargs.ray_init
     sizes = [name for name in ("num_cpus", "num_gpus") if given.get(name) is not None]
-    address = _cluster_address(config)
+    address = cluster_address(config)
     if address is not None and sizes:
         raise SettingsError(
             f"{' and '.join(f'ray_kwargs.ray_init.{name}' for name in sizes)} cannot be set for "
@@ -125,7 +125,7 @@ def _check_joining(config: DictConfig) -> None:
         )
 
 
-def _cluster_address(config: DictConfig) -> str | None:
+def cluster_address(config: DictConfig) -> str | None:
     """The cluster that ``ray.init`` would join; None when it would start its own."""
     chosen = config.ray_kwargs.ray_init.get("address") or os.environ.get("RAY_ADDRESS")
     if chosen:

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_ext.adapters import state_file
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.trainer import state_file
 
 KEY = "algorithm.verl_ext.changed_settings"
 CHOICES = ("refuse", "accept")
@@ -23,7 +23,7 @@ KEPT = (
 )
 # Of this machine, or of how patient a run is: no number depends on them.
 FREE = {
-    "verbose", "toy", "cpu", "changed_settings", "not_finite",
+    "verbose", "preload", "toy", "cpu", "changed_settings", "not_finite",
     "urls", "base_url", "api_key_env", "cache", "concurrency", "faults",
     "timeout_s", "attempts", "backoff_s", "max_backoff_s", "breaker",
 }  # fmt: skip

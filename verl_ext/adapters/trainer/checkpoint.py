@@ -6,9 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from verl_ext.adapters import resume
+from verl_ext.adapters import resume, state_file
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.trainer import state_file
 from verl_ext.adapters.trainer.stage import Stage
 
 

@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from verl.utils.tensordict_utils import assign_non_tensor_stack
 
+from verl_ext.adapters import state_file
 from verl_ext.adapters.rollout.seeds import SeededClient, derived_seed
-from verl_ext.adapters.trainer import our_workers, state_file
+from verl_ext.adapters.trainer import our_workers
 from verl_ext.adapters.trainer.stage import Stage, settings
 
 

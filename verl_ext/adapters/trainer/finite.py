@@ -19,7 +19,6 @@ from transfer_queue import KVBatchMeta
 from verl_ext.adapters.trainer.stage import Stage, settings
 
 KEY = "algorithm.verl_ext.not_finite"
-CHOICES = ("stop", "report")
 VERSION = 1
 # Stage -> what it has written, of which every sampled token must be a number.
 WRITTEN = {

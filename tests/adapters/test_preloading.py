@@ -1,0 +1,92 @@
+"""Which runs fork their processes from one that has imported everything, and what it imports."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+
+from verl_ext.adapters import driver_check, preloading
+from verl_ext.adapters.errors import SettingsError
+
+RUN = ("+paper=w_reinforce", "+scale=cpu")
+EXECUTABLE = "ray_kwargs.ray_init.runtime_env.py_executable"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What the server was started with, in place of a server."""
+    found = []
+
+    def start(*arguments):
+        found.append(arguments)
+        return "/a/python"
+
+    monkeypatch.setattr(preloading.fork_server, "start", start)
+    return found
+
+
+def test_the_workers_environment_is_the_servers(verl_config, started):
+    config = verl_config(*RUN, "transfer_queue.enable=true")
+    preloading.start(config)
+    ((first, then, environment),) = started
+    assert (first, then) == (preloading.FIRST, preloading.THEN)
+    wanted = config.ray_kwargs.ray_init.runtime_env.env_vars
+    assert wanted.OMP_NUM_THREADS == "1"
+    assert environment.items() >= dict(wanted).items()
+    assert environment["TRANSFER_QUEUE_ENABLE"] == "1"  # as verl adds it
+    assert environment["TOKENIZERS_PARALLELISM"] == "true"  # verl's own
+    assert OmegaConf.select(config, EXECUTABLE) == "/a/python"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "algorithm.verl_ext.preload=false",
+        "trainer.device=cuda",
+        "ray_kwargs.ray_init.address=10.0.0.1:6379",
+    ],
+)
+def test_other_runs_start_new_pythons(verl_config, started, override):
+    config = verl_config(*RUN, override)
+    preloading.start(config)
+    assert started == []
+    assert OmegaConf.select(config, EXECUTABLE) is None
+
+
+def test_a_run_without_our_scale_is_left_alone(verl_config, started):
+    config = verl_config()
+    with open_dict(config):
+        config.trainer.device = "cpu"
+    preloading.start(config)
+    assert started == []
+
+
+def test_anything_but_true_and_false_is_refused(verl_config):
+    with pytest.raises(SettingsError, match="preload must be true or false"):
+        driver_check.check(verl_config(*RUN, "algorithm.verl_ext.preload=perhaps"))
+
+
+@pytest.mark.parametrize("name", preloading.FIRST + preloading.THEN)
+def test_the_modules_are_there(name):
+    importlib.import_module(name)
+
+
+def test_the_first_modules_leave_ray_alone():
+    code = f"""
+import importlib, sys
+for name in {preloading.FIRST!r}: importlib.import_module(name)
+print("ray" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "False\n", result.stderr
+
+
+def test_a_driver_check_does_not_load_a_trainer():
+    code = """
+import sys, verl.trainer.main_ppo, verl_ext.adapters.driver_check
+print(sorted(name for name in sys.modules if name in ("verl.trainer.ppo.v1", "megatron", "vllm")))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr

@@ -1,0 +1,49 @@
+"""Processes of a run on the CPU are forked from one that has imported what they all import.
+
+``algorithm.verl_ext.preload=false``: each starts as a new Python instead.
+"""
+
+import os
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+from verl_ext.adapters import machine
+from verl_ext.platforms import fork_server
+
+KEY = "algorithm.verl_ext.preload"
+# Without Ray, which waits for its cluster.
+FIRST = ("torch._dynamo", "tensordict", "transformers.modeling_utils", "datasets", "wandb")
+THEN = (
+    "verl_ext.adapters.trainer",
+    "ray._private.workers.default_worker",
+    "verl.workers.engine_workers",
+    "verl.experimental.reward_loop",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server",
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.worker.cpu_worker",
+)
+
+
+def start(config: DictConfig) -> None:
+    """Starts the process to fork from, and has Ray ask it for each of its workers.
+
+    On the CPU alone, and for a Ray of this run's own: CUDA does not survive a fork, and other
+    machines have no such process.
+
+    Args:
+        config: verl's whole configuration; Ray's ``runtime_env`` in it is told the program.
+    """
+    wanted = OmegaConf.select(config, KEY, default=False)
+    if not wanted or config.trainer.device != "cpu" or machine.cluster_address(config) is not None:
+        return
+    runtime = OmegaConf.merge(
+        get_ppo_ray_runtime_env(config), config.ray_kwargs.ray_init.get("runtime_env", {})
+    )
+    queue = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
+    python = fork_server.start(FIRST, THEN, {**os.environ, **queue, **runtime.env_vars})
+    with open_dict(config):
+        OmegaConf.update(
+            config, "ray_kwargs.ray_init.runtime_env.py_executable", str(python), force_add=True
+        )

@@ -1,0 +1,226 @@
+"""The process that forks: imports, then answers requests. See the package."""
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+import types
+from collections.abc import Sequence
+from multiprocessing import spawn
+from pathlib import Path
+from typing import Any
+
+RESERVED = 256  # descriptors kept free for those of a fork: libraries open theirs above
+Request = dict[str, Any]
+
+
+class Server:
+    """Forks processes on request, and tells how they ended.
+
+    Args:
+        folder: of its socket and of the program that asks.
+        listening: the socket.
+    """
+
+    def __init__(self, folder: Path, listening: socket.socket) -> None:
+        self._folder = folder
+        self._reserved = [os.open(os.devnull, os.O_RDONLY) for _ in range(RESERVED)]
+        self._began = dict(os.environ)
+        self._listening = listening
+        self._ready = selectors.DefaultSelector()
+        self._ready.register(self._listening, selectors.EVENT_READ, self._accept)
+        self._ready.register(0, selectors.EVENT_READ, self._end)
+        self._asked: list[tuple[Request, list[int], socket.socket]] = []
+        self._forks: dict[int, tuple[int, socket.socket]] = {}  # pid -> its descriptor, who asked
+
+    def serve(self, first: Sequence[str], then: Sequence[str]) -> list[str]:
+        """Imports the modules and answers requests, until the process that started it ends.
+
+        Args:
+            first: modules to import at once.
+            then: those that import Ray, which reads once, on import, what its workers are told of
+                their cluster; so they wait for the first request.
+
+        Returns:
+            In each forked process, and there alone: the arguments of the Python that it is to be.
+        """
+        for name in first:
+            self._import(name)
+        while not self._asked:
+            self._listen(timeout=None)
+        told = self._asked[0][0]["environment"]
+        os.environ.update({k: v for k, v in told.items() if k.startswith("RAY_")})
+        for name in then:
+            self._import(name)
+            argv = self._answer(timeout=0)
+            if argv is not None:
+                return argv
+        gc.collect()
+        gc.freeze()  # collections in a fork leave the shared pages alone
+        print(f"ready, {len(os.listdir('/proc/self/task'))} thread")
+        while (argv := self._answer(timeout=None)) is None:
+            pass
+        return argv
+
+    def _import(self, name: str) -> None:
+        began = time.perf_counter()
+        try:
+            importlib.import_module(name)
+        except ImportError:  # of an optional package: whoever needs it will say so
+            traceback.print_exc()
+        print(f"{time.perf_counter() - began:.2f} s {name}")
+
+    def _answer(self, timeout: float | None) -> list[str] | None:
+        """Forks for all who have asked; the arguments of a fork, in the fork."""
+        self._listen(timeout)
+        while self._asked:
+            argv = self._fork(*self._asked.pop(0))
+            if argv is not None:
+                return argv
+        return None
+
+    def _listen(self, timeout: float | None) -> None:
+        for key, _ in self._ready.select(timeout):
+            key.data()
+
+    def _accept(self) -> None:
+        client, _ = self._listening.accept()
+        try:
+            self._asked.append((*_received(client), client))
+        except ConnectionError:  # it was killed
+            client.close()
+
+    def _fork(self, request: Request, files: list[int], client: socket.socket) -> list[str] | None:
+        pid = os.fork()
+        if pid == 0:
+            for _, others, other in self._asked:
+                other.close()
+                for fd in others:
+                    os.close(fd)
+            client.close()
+            self._become(request, files)
+            return list(request["argv"])
+        for fd in files:
+            os.close(fd)
+        ended = os.pidfd_open(pid)
+        self._forks[pid] = ended, client
+        self._ready.register(ended, selectors.EVENT_READ, lambda: self._tell(pid))
+        self._ready.register(client, selectors.EVENT_READ, lambda: self._kill(pid))
+        client.sendall(f"{pid}\n".encode())
+        return None
+
+    def _tell(self, pid: int) -> None:
+        ended, client = self._forks.pop(pid)
+        _, status = os.waitpid(pid, 0)
+        self._ready.unregister(ended)
+        os.close(ended)
+        if client in self._ready.get_map():
+            self._ready.unregister(client)
+            client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        client.close()
+
+    def _kill(self, pid: int) -> None:
+        """Who stood for it was killed: so is it."""
+        if pid in self._forks:
+            self._ready.unregister(self._forks[pid][1])
+            os.kill(pid, signal.SIGKILL)
+
+    def _end(self) -> None:
+        for pid in self._forks:
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self._folder)
+        raise SystemExit
+
+    def _become(self, request: Request, files: list[int]) -> None:
+        """Makes this fork a process like the one that stands for it."""
+        self._listening.close()
+        self._ready.close()
+        for ended, client in self._forks.values():
+            os.close(ended)
+            client.close()
+        for fd in self._reserved:
+            os.close(fd)
+        _place(files, request["files"])
+        imported = {k: v for k, v in os.environ.items() if self._began.get(k) != v}
+        os.environ.clear()
+        os.environ.update({**imported, **request["environment"]})
+        os.chdir(request["directory"])
+        try:
+            os.setpgid(0, request["group"])
+        except PermissionError:  # a group of another session
+            os.setsid()
+        spawn.set_executable(str(self._folder / "python"))
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed()  # the random module does so itself
+        if "ray._raylet" in sys.modules:
+            sys.modules["ray._raylet"].Config.initialize("")  # reads RAY_* anew
+
+
+def _received(client: socket.socket) -> tuple[Request, list[int]]:
+    head, files, _, _ = socket.recv_fds(client, 4, 253)
+    stream = client.makefile("rb", buffering=0)
+    size = struct.unpack("!I", head)[0] if len(head) == 4 else 0
+    text = b""
+    while len(text) < size:
+        part = stream.read(size - len(text))
+        if not part:
+            break
+        text += part
+    if not size or len(text) < size:
+        for fd in files:
+            os.close(fd)
+        raise ConnectionError("half a request")
+    return json.loads(text.decode("utf-8", "surrogateescape")), files
+
+
+def _place(files: list[int], numbers: list[int]) -> None:
+    """Gives open files the numbers that they had where they come from."""
+    above = max([*numbers, *files]) + 1
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in files]
+    for fd in files:
+        os.close(fd)
+    for fd, number in zip(high, numbers, strict=True):
+        os.dup2(fd, number)
+        os.close(fd)
+    for number in {0, 1, 2} - set(numbers):
+        nothing = os.open(os.devnull, os.O_RDWR)
+        if nothing != number:
+            os.dup2(nothing, number)
+            os.close(nothing)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Runs a script, or the code after ``-c``, as ``python`` does."""
+    module = types.ModuleType("__main__")
+    if argv[0] == "-c":
+        name, source, first = "<string>", argv[1], ""
+        sys.argv = ["-c", *argv[2:]]
+    else:
+        name, source = argv[0], Path(argv[0]).read_text(encoding="utf-8")
+        first = str(Path(name).resolve().parent)
+        module.__file__ = name
+        sys.argv = list(argv)
+    if not sys.flags.safe_path:
+        sys.path[0] = first  # of the server: its directory
+    sys.modules["__main__"] = module
+    exec(compile(source, name, "exec"), module.__dict__)
+
+
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+    with contextlib.suppress(ImportError):  # it finds a title's memory beside the environment's,
+        importlib.import_module("setproctitle").getproctitle()  # while that is where it began
+    where, listening, *lists = sys.argv[1:]
+    server = Server(Path(where), socket.socket(fileno=int(listening)))
+    run(server.serve(*(names.split(",") for names in lists)))
