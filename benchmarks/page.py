@@ -1,4 +1,4 @@
-"""Measures every bar that needs no training run, and writes them down for the benchmarks page.
+"""Measures the bars that need no long run, and writes them down for the benchmarks page.
 
     python benchmarks/page.py     # some minutes; then `make docs`
 
@@ -20,6 +20,7 @@ from pathlib import Path
 import divergence
 import estimators
 import import_time
+import start_up
 import torch
 import tournament
 from bars import Bar, verdict
@@ -34,6 +35,7 @@ ALL = {
         [(256, 32768, 64), (256, 152064, 64)], torch.bfloat16, "cpu", repeats=5
     ),
     "tournament": lambda: tournament.bars(groups=64, players=16, latency=1.0),
+    "start-up": start_up.bars,
     "import time": lambda: import_time.bars(pairs=7),
 }
 

@@ -3,8 +3,9 @@
     python benchmarks/start_up.py [OVERRIDE ...]     # +paper=w_reinforce by default
 
 Starts a run of one step at CPU scale, from the command line as a user does, reads ``/proc`` four
-times a second and tells of every process of the run (they inherit a variable of this script's) when
-it began and how many seconds of CPU it had used when the first step began.
+times a second and tells of every process of the run when it began and how many seconds of CPU it
+had used when the first step began. Then the same with new Pythons for all processes
+(``algorithm.verl_ext.preload=false``), and the two ratios: acceptance at most 0.5.
 """
 
 import argparse
@@ -15,8 +16,11 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from bars import Bar, verdict
 
 MARK = "VERL_EXT_START_UP"
 TICK = os.sysconf("SC_CLK_TCK")
@@ -57,7 +61,7 @@ class StartUp:
         return sum(process.cpu for process in self.processes)
 
 
-def measure(overrides: list[str], environment: dict[str, str] | None = None) -> StartUp:
+def measure(overrides: Sequence[str]) -> StartUp:
     """Starts a run and watches it until it has made a step and ended."""
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +79,7 @@ def measure(overrides: list[str], environment: dict[str, str] | None = None) -> 
                 cwd=folder,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **(environment or {}), MARK: mark},
+                env={**os.environ, MARK: mark},
             )
             while run.poll() is None and not _steps(metrics):
                 samples.append((time.time() - start, _processes(mark, start)))
@@ -125,16 +129,35 @@ def _short(title: str) -> str:
     return " ".join(words[:3])[:60]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", default=["+paper=w_reinforce"])
-    found = measure(parser.parse_args().overrides)
+def bars(overrides: Sequence[str] = ("+paper=w_reinforce",)) -> list[Bar]:
+    """Forked processes over new ones: time to the first step, and CPU time."""
+    forked, new = (
+        measure([*overrides, f"algorithm.verl_ext.preload={on}"]) for on in ("true", "false")
+    )
+    for found in (forked, new):
+        report(found)
+    what = "{} before the first step of a CPU run ({:.0f} s), over new processes ({:.0f} s)"
+    pairs = [("time", forked.seconds, new.seconds), ("CPU time", forked.cpu, new.cpu)]
+    return [
+        Bar(what.format(name, *pair), pair[0] / pair[1], 0.5, "benchmarks/start_up.py", False)
+        for name, *pair in pairs
+    ]
+
+
+def report(found: StartUp) -> None:
+    """Prints the processes in the order they began."""
     print(f"{'began':>7}{'CPU':>8}  process")
     for process in found.processes:
         if process.cpu >= 0.1:
             print(f"{process.began:6.1f}s{process.cpu:7.1f}s  {process.name}")
-    print(f"first step after {found.seconds:.1f} s, {found.cpu:.1f} s of CPU")
+    print(f"first step after {found.seconds:.1f} s, {found.cpu:.1f} s of CPU\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", default=["+paper=w_reinforce"])
+    return verdict(bars(parser.parse_args().overrides))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

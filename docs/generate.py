@@ -50,6 +50,7 @@ VALUES = {
     "deterministic": (False, "a run is a function of its configuration (determinism.md)"),
     "toy": ("w_reinforce", f"variant of the toy world under task=toy: {', '.join(VARIANTS)}"),
     "verbose": (False, "verl's full output on the terminal instead of the progress bar"),
+    "preload": (False, "processes are forked from one that has imported everything (cpu.md)"),
     "changed_settings": ("refuse", "a run resumed with other settings; accept: it goes on"),
     "not_finite": ("stop", "where a stage gives NaN or infinity; report: it goes on"),
     "cpu.train_batch_size": (None, "in the place of `+scale=cpu`'s; prompts a step"),

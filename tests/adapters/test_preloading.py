@@ -83,6 +83,28 @@ print("ray" in sys.modules)
     assert result.stdout == "False\n", result.stderr
 
 
+DRAWS = """
+import importlib, os, sys
+for name in sys.argv[1:]: importlib.import_module(name)
+from ray._raylet import UniqueID
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        print(UniqueID.from_random().hex(), flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize(("modules", "alike"), [(preloading.THEN, False), (("verl",), True)])
+def test_forks_draw_other_ids_of_ray(modules, alike):
+    result = subprocess.run(
+        [sys.executable, "-c", DRAWS, *modules], capture_output=True, text=True, check=True
+    )
+    one, other = [line for line in result.stdout.splitlines() if len(line) == 56]
+    assert (one == other) == alike  # the second: why ray_ids is needed
+
+
 def test_a_driver_check_does_not_load_a_trainer():
     code = """
 import sys, verl.trainer.main_ppo, verl_ext.adapters.driver_check

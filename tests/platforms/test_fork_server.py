@@ -212,5 +212,23 @@ print(open("/proc/self/cmdline").read().rstrip(chr(0)))
     assert run(python, "-c", code).stdout == "my title\n"
 
 
+def test_forks_that_draw_the_same_ids_of_ray_are_refused(tmp_path):
+    (tmp_path / "draws.py").write_text("import ray; ray._raylet.UniqueID.from_random()")
+    starts = STARTS.replace('["numpy"]', '["draws"]')
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", starts],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as driver:
+        program = driver.stdout.readline().strip()
+        assert run(program, "-c", "print(1)").stdout == "1\n"
+        second = run(program, "-c", "print(2)")
+        assert (second.returncode, second.stdout) == (1, "")
+        assert "draw the same IDs of Ray: add algorithm.verl_ext.preload=false" in second.stderr
+
+
 def test_the_server_is_open_to_its_user_alone(python):
     assert python.parent.stat().st_mode & 0o077 == 0

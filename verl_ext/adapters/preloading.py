@@ -15,6 +15,8 @@ KEY = "algorithm.verl_ext.preload"
 # Without Ray, which waits for its cluster.
 FIRST = ("torch._dynamo", "tensordict", "transformers.modeling_utils", "datasets", "wandb")
 THEN = (
+    "verl_ext.platforms.fork_server.ray_ids",  # before anything under ray.remote
+    "verl",
     "verl_ext.adapters.trainer",
     "ray._private.workers.default_worker",
     "verl.workers.engine_workers",

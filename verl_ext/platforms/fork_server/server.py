@@ -163,7 +163,20 @@ class Server:
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed()  # the random module does so itself
         if "ray._raylet" in sys.modules:
-            sys.modules["ray._raylet"].Config.initialize("")  # reads RAY_* anew
+            self._join_ray()
+
+    def _join_ray(self) -> None:
+        """Reads ``RAY_*`` anew, and makes sure that no other fork draws this one's IDs."""
+        ray = sys.modules["ray._raylet"]
+        ray.Config.initialize("")
+        drawn = self._folder / f"drawn-{ray.UniqueID.from_random().hex()}"
+        try:
+            drawn.touch(exist_ok=False)
+        except FileExistsError as error:
+            raise RuntimeError(
+                "[verl_ext] two forked processes draw the same IDs of Ray: add "
+                "algorithm.verl_ext.preload=false, and tell us which modules you load"
+            ) from error
 
 
 def _received(client: socket.socket) -> tuple[Request, list[int]]:
