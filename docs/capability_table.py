@@ -8,14 +8,16 @@ from overlay_tables import escaped, table
 
 RECORD = Path(__file__).resolve().parent / "capability.json"
 ENGINES = {"dp": "FSDP2", "megatron": "Megatron"}
-MODES = ("sync", "colocate_async", "separate_async")
+# Columns: trainer mode and outputs of a session, as the cells' names end.
+KINDS = ("sync", "colocate_async", "separate_async", "sync-two_outputs")
 HEAD = """# What runs with what
 
 Each cell is a whole run on CPU cores: two steps, and a run that is resumed after the first of them.
 *Bit for bit*: the resumed run's second step equals that of the first in every metric that is no
 clock. *Goes on*: it trains on; under the async modes which responses are in a batch is a matter of
-time, so no two runs are equal. A refused cell says why before anything is loaded. `-` has not been
-recorded yet.
+time, so no two runs are equal. *two outputs*: an agent loop cuts each session into two rows of the
+batch. A refused cell says why, below; all but those of two outputs before anything is loaded. `-`
+has not been recorded yet.
 
 `make test-matrix` runs and records all of them, `make test-matrix CELLS="opd and megatron"` some;
 `make test` fails where a recorded cell's configuration has changed since.
@@ -30,13 +32,18 @@ def capability(methods: list[str]) -> list[str]:
         methods: the rows.
     """
     entries: Entries = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-    columns = [(engine, mode) for engine in ENGINES for mode in MODES]
-    heads = ("method", *(f"{ENGINES[engine]} `{mode}`" for engine, mode in columns))
+    columns = [(engine, kind) for engine in ENGINES for kind in KINDS]
+    heads = ("method", *(_head(*column) for column in columns))
     rows = [
         (f"`{name}`", *(_cell(entries.get("-".join((name, *column)))) for column in columns))
         for name in methods
     ]
     return [*HEAD.splitlines(), "", *table(heads, rows), "", *_refusals(entries), *_dates(entries)]
+
+
+def _head(engine: str, kind: str) -> str:
+    mode, _, outputs = kind.partition("-")
+    return f"{ENGINES[engine]} `{mode}`" + (", two outputs" if outputs else "")
 
 
 def _cell(entry: Mapping[str, str] | None) -> str:

@@ -1,6 +1,7 @@
 """The capability matrix: which cells there are, what each is composed of, what has run.
 
-A cell is a method on an engine under a trainer mode. ``docs/capability.json`` records those that
+A cell is a method on an engine under a trainer mode, with sessions of one output or, under the
+synchronous trainer, of two. ``docs/capability.json`` records those that
 ran: when, at which commit, with which configuration. A cell whose configuration has changed since
 is stale.
 """
@@ -31,14 +32,16 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A method on an engine under a trainer mode."""
+    """A method on an engine under a trainer mode, with sessions of so many outputs."""
 
     method: str
     engine: str
     mode: str
+    outputs: int = 1  # of a session
 
     def __str__(self) -> str:
-        return f"{self.method}-{self.engine}-{self.mode}"
+        two = "-two_outputs" if self.outputs == 2 else ""
+        return f"{self.method}-{self.engine}-{self.mode}{two}"
 
     @property
     def repeats(self) -> bool:
@@ -50,10 +53,14 @@ class Cell:
         """What to type."""
         choice = [f"model_engine={self.engine}", f"trainer.v1.trainer_mode=verl_ext.{self.mode}"]
         chance = [] if self.repeats else ["algorithm.verl_ext.deterministic=false"]
-        return [*METHODS[self.method], "+scale=cpu", *choice, *chance]
+        agent = "actor_rollout_ref.rollout.agent.default_agent_loop=two_outputs"
+        loop = [agent] if self.outputs == 2 else []
+        return [*METHODS[self.method], "+scale=cpu", *choice, *chance, *loop]
 
 
-CELLS = [Cell(*axes) for axes in itertools.product(METHODS, ENGINES, MODES)]
+CELLS = [Cell(*axes) for axes in itertools.product(METHODS, ENGINES, MODES)] + [
+    Cell(*axes, "sync", outputs=2) for axes in itertools.product(METHODS, ENGINES)
+]
 
 
 def fingerprint(config) -> str:
@@ -67,9 +74,10 @@ def recorded() -> dict[str, dict[str, str]]:
     return json.loads(RECORD.read_text()) if RECORD.exists() else {}
 
 
-def refusals() -> dict[str, str]:
-    """Cells that the driver refuses, with its words."""
-    return {name: entry["refused"] for name, entry in recorded().items() if "refused" in entry}
+def refusals(by: str) -> dict[str, str]:
+    """Cells that are refused, with the words: by the ``driver``, or by a ``run``."""
+    entries = recorded().items()
+    return {name: e["refused"] for name, e in entries if "refused" in e and e["by"] == by}
 
 
 def record(cell: Cell, config, **what: str) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 
 import pytest
-from matrix.cells import CELLS, METHODS, Cell, fingerprint, record, recorded, refusals
+from matrix.cells import CELLS, METHODS, ROOT, Cell, fingerprint, record, recorded, refusals
 from runs.launch import train, without_clocks
 
 from verl_ext.adapters import driver_check
@@ -20,8 +20,18 @@ CLOCKS = ("call_seconds",)
 STEPS, SAVED = 2, 1
 
 
+# What a run alone can tell: a policy that teaches itself needs a session's one response.
+TEACHING_ITSELF = ("sdpo", "sdpo_rich_feedback", "sdpo_test_time")
+SEVERAL = "the agent loop cuts a session into several outputs"
+LOOPS = "- {name: two_outputs, _target_: matrix.two_outputs.TwoOutputs}"
+
+
 def run(folder, cell, *overrides):
     folder.mkdir()
+    if cell.outputs == 2:
+        (folder / "loops.yaml").write_text(LOOPS)
+        agent = "actor_rollout_ref.rollout.agent"
+        overrides = (*overrides, f"{agent}.agent_loop_config_path={folder}/loops.yaml")
     _, metrics = train(
         folder,
         *cell.overrides,
@@ -37,14 +47,27 @@ def run(folder, cell, *overrides):
     }
 
 
-def marked(cell):
-    return cell if cell in COVER else pytest.param(cell, marks=pytest.mark.wide)
+def refused_by_run(cell):
+    return cell.outputs == 2 and cell.method in TEACHING_ITSELF
+
+
+def cells(refused):
+    return [
+        cell if cell in COVER else pytest.param(cell, marks=pytest.mark.wide)
+        for cell in CELLS
+        if str(cell) not in refusals("driver") and refused_by_run(cell) == refused
+    ]
+
+
+@pytest.fixture
+def our_agent_loops(monkeypatch):
+    """Ray's workers can import those of this folder."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
 
 
 @pytest.mark.run
-@pytest.mark.parametrize(
-    "cell", [marked(cell) for cell in CELLS if str(cell) not in refusals()], ids=str
-)
+@pytest.mark.parametrize("cell", cells(refused=False), ids=str)
+@pytest.mark.usefixtures("our_agent_loops")
 def test_a_cell_trains_and_resumes(tmp_path, verl_config, cell):
     whole = run(tmp_path / "whole", cell, f"trainer.save_freq={SAVED}")
     assert set(whole) == {1, 2}
@@ -64,6 +87,16 @@ def test_a_cell_trains_and_resumes(tmp_path, verl_config, cell):
         record(cell, verl_config(*cell.overrides), resume=resume)
 
 
+@pytest.mark.run
+@pytest.mark.parametrize("cell", cells(refused=True), ids=str)
+@pytest.mark.usefixtures("our_agent_loops")
+def test_a_run_refuses_a_cell(tmp_path, verl_config, cell):
+    with pytest.raises(AssertionError, match=SEVERAL):
+        run(tmp_path / "refused", cell)
+    if RECORDING:
+        record(cell, verl_config(*cell.overrides), refused=SEVERAL, by="run")
+
+
 def test_cells_are_refused_for_the_recorded_reason_and_no_others(verl_config):
     for cell in CELLS:
         config = verl_config(*cell.overrides)
@@ -73,8 +106,8 @@ def test_cells_are_refused_for_the_recorded_reason_and_no_others(verl_config):
         except SettingsError as refusal:
             found = str(refusal)
         if RECORDING and found:
-            record(cell, config, refused=found)
-        assert refusals().get(str(cell)) == found, cell
+            record(cell, config, refused=found, by="driver")
+        assert refusals("driver").get(str(cell)) == found, cell
 
 
 @pytest.mark.parametrize("cell", [c for c in CELLS if str(c) in recorded()], ids=str)
