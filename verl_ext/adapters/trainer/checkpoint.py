@@ -1,5 +1,7 @@
 """Our part of a checkpoint: written beside verl's, read back when verl resumes."""
 
+import errno
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,12 @@ from verl_ext.adapters import resume, state_file
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.trainer.stage import Stage
 
+LITTLE = 16 * 2**20  # bytes; who fails to write with less than that left has no space
+
+
+class DiskFullError(OSError):
+    """A checkpoint could not be written for want of space."""
+
 
 class Checkpointed(Stage):
     """Saves and restores what the stages name, and the generators of this process."""
@@ -19,10 +27,20 @@ class Checkpointed(Stage):
         super().__init__(config)  # type: ignore[call-arg]
 
     def _save_checkpoint(self) -> None:
-        """Ours first: verl writes its tracker last, so a checkpoint it names is complete."""
+        """Ours first: verl writes its tracker last, so a checkpoint it names is complete.
+
+        Raises:
+            DiskFullError: it does not fit; verl's writers say "file write failed", or nothing.
+        """
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        state_file.save(folder, self.ext_state())
-        super()._save_checkpoint()  # type: ignore[misc]
+        try:
+            state_file.save(folder, self.ext_state())
+            super()._save_checkpoint()  # type: ignore[misc]
+        except (OSError, RuntimeError) as error:  # of a worker: Ray's error is one of its kind
+            left = shutil.disk_usage(folder.parent).free
+            if left > LITTLE:
+                raise
+            raise DiskFullError(errno.ENOSPC, _full(folder, left)) from error
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()  # type: ignore[misc]
@@ -68,3 +86,14 @@ class Checkpointed(Stage):
             else:
                 anew.append("the KL coefficient")
         return anew
+
+
+def _full(folder: Path, left: int) -> str:
+    tracker = folder.parent / resume.TRACKER
+    whole = f"global_step_{tracker.read_text().strip()}" if tracker.exists() else None
+    last = f"the last whole one is {whole}" if whole else "there is no whole one yet"
+    return (
+        f"the checkpoint {folder} does not fit on its disk, which has {left} bytes left; {last}. "
+        "Make space (trainer.max_actor_ckpt_to_keep=N keeps the last N) and start the same command "
+        "again: it resumes from there"
+    )
