@@ -212,6 +212,29 @@ print(open("/proc/self/cmdline").read().rstrip(chr(0)))
     assert run(python, "-c", code).stdout == "my title\n"
 
 
+def test_who_waits_for_a_server_that_ends_says_so(tmp_path):
+    (tmp_path / "slow.py").write_text("import time; time.sleep(2)")
+    starts = STARTS.replace('["numpy"]', '["slow"]')
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", starts],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    program = driver.stdout.readline().strip()
+    waiting = subprocess.Popen(
+        [program, "-c", "print(1)"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    time.sleep(0.5)
+    driver.kill()
+    driver.communicate()
+    _, said = waiting.communicate(timeout=20)
+    assert waiting.returncode == 1, said
+    assert "ended before it could start a process" in said
+
+
 def test_forks_that_draw_the_same_ids_of_ray_are_refused(tmp_path):
     (tmp_path / "draws.py").write_text("import ray; ray._raylet.UniqueID.from_random()")
     starts = STARTS.replace('["numpy"]', '["draws"]')

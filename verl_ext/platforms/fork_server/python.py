@@ -65,7 +65,10 @@ def _ask(server: socket.socket, wanted: tuple[str, ...], files: list[int]) -> No
 
 def _stand_for(server: socket.socket) -> None:
     answers = server.makefile("r")
-    pid = int(answers.readline() or 0)
+    first = answers.readline()
+    if not first:
+        sys.exit("[verl_ext] the fork server ended before it could start a process")
+    pid = int(first)
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: os.kill(pid, number))
     status = answers.readline()
