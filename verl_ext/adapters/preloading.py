@@ -44,6 +44,8 @@ def start(config: DictConfig) -> None:
         get_ppo_ray_runtime_env(config), config.ray_kwargs.ray_init.get("runtime_env", {})
     )
     queue = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
+    # Ray starts Pythons of its own ahead, which no process of this run can use.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     python = fork_server.start(FIRST, THEN, {**os.environ, **queue, **runtime.env_vars})
     with open_dict(config):
         OmegaConf.update(

@@ -16,4 +16,4 @@ def _drawn() -> ActorClassID:
     return ActorClassID(os.urandom(ActorClassID.size()))
 
 
-ray.actor.ActorClassID = SimpleNamespace(from_random=_drawn)
+ray.actor.ActorClassID = SimpleNamespace(from_random=_drawn)  # type: ignore[attr-defined, assignment]
