@@ -24,13 +24,18 @@ HERE = Path(__file__).parent
 _RUNNING: list["subprocess.Popen[bytes]"] = []
 
 
-def start(first: Sequence[str], then: Sequence[str], environment: Mapping[str, str]) -> Path:
+def start(
+    first: Sequence[str],
+    then: Sequence[str],
+    later: Sequence[str],
+    environment: Mapping[str, str],
+) -> Path:
     """Starts a server that lives as long as this process.
 
     Args:
         first: modules to import at once, in this order; none may import Ray.
-        then: modules to import when the first process is asked for; forks may begin after the
-            first of them.
+        then: modules to import when the first process is asked for, before it is forked.
+        later: modules to import after that, between forks.
         environment: of the server, and so what its modules read on import.
 
     Returns:
@@ -46,7 +51,7 @@ def start(first: Sequence[str], then: Sequence[str], environment: Mapping[str, s
         server = subprocess.Popen(
             [
                 *(sys.executable, "-m", module, str(folder), str(listening.fileno())),
-                *(",".join(first), ",".join(then)),
+                *(",".join(first), ",".join(then), ",".join(later)),
             ],
             env=dict(environment),
             pass_fds=[listening.fileno()],

@@ -43,13 +43,14 @@ class Server:
         self._asked: list[tuple[Request, list[int], socket.socket]] = []
         self._forks: dict[int, tuple[int, socket.socket]] = {}  # pid -> its descriptor, who asked
 
-    def serve(self, first: Sequence[str], then: Sequence[str]) -> list[str]:
+    def serve(self, first: Sequence[str], then: Sequence[str], later: Sequence[str]) -> list[str]:
         """Imports the modules and answers requests, until the process that started it ends.
 
         Args:
             first: modules to import at once.
-            then: those that import Ray, which reads once, on import, what its workers are told of
-                their cluster; so they wait for the first request.
+            then: modules to import at the first request, before it is answered: Ray reads once,
+                on import, what its workers are told of their cluster.
+            later: modules to import between the next requests.
 
         Returns:
             In each forked process, and there alone: the arguments of the Python that it is to be.
@@ -62,9 +63,11 @@ class Server:
         os.environ.update({k: v for k, v in told.items() if k.startswith("RAY_")})
         for name in then:
             self._import(name)
+        for name in later:
             argv = self._answer(timeout=0)
             if argv is not None:
                 return argv
+            self._import(name)
         gc.collect()
         gc.freeze()  # collections in a fork leave the shared pages alone
         print(f"ready, {len(os.listdir('/proc/self/task'))} thread")
@@ -236,4 +239,4 @@ if __name__ == "__main__":
         importlib.import_module("setproctitle").getproctitle()  # while that is where it began
     where, listening, *lists = sys.argv[1:]
     server = Server(Path(where), socket.socket(fileno=int(listening)))
-    run(server.serve(*(names.split(",") for names in lists)))
+    run(server.serve(*(list(filter(None, names.split(","))) for names in lists)))
