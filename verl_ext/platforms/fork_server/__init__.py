@@ -8,8 +8,8 @@ the server, ``server.py``.
 
 A fork differs from a new Python in nothing that counts: the server starts with the environment of
 the workers, so that what modules read of it on import is the same; it has one thread when it forks;
-each fork has the files, environment, directory and process group of whom it stands for, and random
-numbers of its own.
+each fork has the files, environment, directory, process group and blocked signals of whom it stands
+for, and random numbers of its own.
 """
 
 import shlex

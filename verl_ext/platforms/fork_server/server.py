@@ -119,7 +119,7 @@ class Server:
         self._forks[pid] = ended, client
         self._ready.register(ended, selectors.EVENT_READ, lambda: self._tell(pid))
         self._ready.register(client, selectors.EVENT_READ, lambda: self._kill(pid))
-        client.sendall(f"{pid}\n".encode())
+        _send(client, pid)
         return None
 
     def _tell(self, pid: int) -> None:
@@ -129,7 +129,7 @@ class Server:
         os.close(ended)
         if client in self._ready.get_map():
             self._ready.unregister(client)
-            client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            _send(client, os.waitstatus_to_exitcode(status))
         client.close()
 
     def _kill(self, pid: int) -> None:
@@ -141,7 +141,7 @@ class Server:
     def _end(self) -> None:
         for pid in self._forks:
             os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
         raise SystemExit
 
     def _become(self, request: Request, files: list[int]) -> None:
@@ -162,6 +162,7 @@ class Server:
             os.setpgid(0, request["group"])
         except PermissionError:  # a group of another session
             os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
         spawn.set_executable(str(self._folder / "python"))
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed()  # the random module does so itself
@@ -180,6 +181,11 @@ class Server:
                 "[verl_ext] two forked processes draw the same IDs of Ray: add "
                 "algorithm.verl_ext.preload=false, and tell us which modules you load"
             ) from error
+
+
+def _send(client: socket.socket, number: int) -> None:
+    with contextlib.suppress(ConnectionError):  # who asked was killed: it will be noticed
+        client.sendall(f"{number}\n".encode())
 
 
 def _received(client: socket.socket) -> tuple[Request, list[int]]:
