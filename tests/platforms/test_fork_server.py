@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from verl_ext.platforms import fork_server
+
 ENVIRONMENT = {**os.environ, "TOLD_AT_START": "1"}
 STARTS = """
 import os, sys
@@ -74,6 +76,7 @@ print(json.dumps([blocked, sys.argv, os.getcwd(), dict(os.environ), sys.path[0],
     forked, new = found[python], found[sys.executable]
     assert forked.pop(7)
     assert not new.pop(7)
+    assert forked[3].pop(fork_server.FIRST_VARIABLE)
     for values in (forked, new):
         values[3].pop("PWD", None)  # the shell corrects it
     assert forked == new
@@ -210,6 +213,13 @@ def test_modules_that_are_not_there_are_passed_over():
         program = Path(driver.stdout.readline().strip())
         assert run(program, "-c", "print(1)").stdout == "1\n"
         assert "not_there" in (program.parent / "log").read_text()
+
+
+def test_a_server_without_more_to_import_answers_at_once():
+    starts = STARTS.replace('["csv"]', "[]")
+    with subprocess.Popen([sys.executable, "-c", starts], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as driver:  # fmt: skip
+        assert run(driver.stdout.readline().strip(), "-c", "print(1)").stdout == "1\n"
 
 
 def test_the_title_of_a_fork_can_be_set(python):

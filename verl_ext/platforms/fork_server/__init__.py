@@ -20,6 +20,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# A process finds the memory of its title from the first variable of the environment it began with.
+FIRST_VARIABLE = "VERL_EXT_FORK_SERVER"
 HERE = Path(__file__).parent
 _RUNNING: list["subprocess.Popen[bytes]"] = []
 
@@ -46,20 +48,19 @@ def start(
     words = [sys.executable, "-SE", str(HERE / "python.py"), str(folder / "socket"), sys.executable]
     python.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     python.chmod(0o700)
-    module = f"{__name__}.server"
     with _listening(folder / "socket") as listening, open(folder / "log", "w") as log:
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             [
-                *(sys.executable, "-m", module, str(folder), str(listening.fileno())),
+                *(sys.executable, "-m", f"{__name__}.server", str(folder), str(listening.fileno())),
                 *(",".join(first), ",".join(then), ",".join(later)),
             ],
-            env=dict(environment),
+            env={FIRST_VARIABLE: "1", **environment},
             pass_fds=[listening.fileno()],
             stdin=subprocess.PIPE,  # closes when we end, however we do
             stdout=log,
             stderr=log,
         )
-    _RUNNING.append(server)
+    _RUNNING.append(process)
     return python
 
 

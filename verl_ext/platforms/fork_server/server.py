@@ -20,6 +20,8 @@ from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
+from verl_ext.platforms.fork_server import FIRST_VARIABLE
+
 RESERVED = 256  # descriptors kept free for those of a fork: libraries open theirs above
 Request = dict[str, Any]
 
@@ -85,7 +87,7 @@ class Server:
 
     def _answer(self, timeout: float | None) -> list[str] | None:
         """Forks for all who have asked; the arguments of a fork, in the fork."""
-        self._listen(timeout)
+        self._listen(0 if self._asked else timeout)
         while self._asked:
             argv = self._fork(*self._asked.pop(0))
             if argv is not None:
@@ -154,9 +156,7 @@ class Server:
         for fd in self._reserved:
             os.close(fd)
         _place(files, request["files"])
-        imported = {k: v for k, v in os.environ.items() if self._began.get(k) != v}
-        os.environ.clear()
-        os.environ.update({**imported, **request["environment"]})
+        self._set_environment(request["environment"])
         os.chdir(request["directory"])
         try:
             os.setpgid(0, request["group"])
@@ -168,6 +168,18 @@ class Server:
             sys.modules["numpy"].random.seed()  # the random module does so itself
         if "ray._raylet" in sys.modules:
             self._join_ray()
+
+    def _set_environment(self, wanted: dict[str, str]) -> None:
+        """The wanted one, and what modules have added on import; the first stays where it is."""
+        added = {
+            k: v for k, v in os.environ.items() if self._began.get(k) != v or k == FIRST_VARIABLE
+        }
+        wanted = {**added, **wanted}
+        for name in os.environ.keys() - wanted.keys():
+            del os.environ[name]
+        for name, value in wanted.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
 
     def _join_ray(self) -> None:
         """Reads ``RAY_*`` anew, and makes sure that no other fork draws this one's IDs."""
@@ -241,8 +253,6 @@ def run(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through=True)  # type: ignore[union-attr]
-    with contextlib.suppress(ImportError):  # it finds a title's memory beside the environment's,
-        importlib.import_module("setproctitle").getproctitle()  # while that is where it began
     where, listening, *lists = sys.argv[1:]
     server = Server(Path(where), socket.socket(fileno=int(listening)))
     run(server.serve(*(list(filter(None, names.split(","))) for names in lists)))
