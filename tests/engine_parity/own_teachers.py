@@ -1,7 +1,7 @@
 """A policy as its own teacher in verl's workers, called from each rank."""
 
 import torch
-from engine_parity import engines
+from engine_parity import engines, gradients
 from omegaconf import open_dict
 from verl.utils import tensordict_utils as tu
 
@@ -154,7 +154,7 @@ def read(worker, batch, method, name):
 
 def whole(worker):
     return {
-        name: engines._full(value) for name, value in worker.actor.engine.get_per_tensor_param()[0]
+        name: gradients.whole(value) for name, value in worker.actor.engine.get_per_tensor_param()[0]
     }
 
 
