@@ -61,6 +61,14 @@ def test_a_micro_batch_in_which_no_token_counts_has_none():
     assert not tokens.slots.values().any()
 
 
+def test_logits_that_are_laid_out_in_another_way_are_refused():
+    loss = DistillationLoss(SimpleNamespace(strategy="fsdp2"), Divergence(top_k=3))
+    with pytest.raises(
+        RuntimeError, match=r"laid this micro-batch out as \(1, 10\) tokens, \(1, 9\)"
+    ):
+        loss(student_logits=torch.zeros(1, 10, VOCABULARY), data=micro_batch())
+
+
 def outputs(teacher=None, data=None, **settings):
     torch.manual_seed(0)
     logits = torch.randn(1, 9, VOCABULARY, dtype=torch.float64, requires_grad=True)

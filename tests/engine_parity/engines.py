@@ -181,7 +181,7 @@ def run(
                 metrics = tu.get(output, "metrics")
                 result["loss"] += _flat(metrics["loss"])
                 result["grad_norm"] += _flat(metrics["grad_norm"])
-    weights = {name: gradients.whole(value) for name, value in engine.get_per_tensor_param()[0]}
+    weights = gradients.weights(engine)
     if torch.distributed.get_rank() == 0:
         result |= {"weights": weights, "gradient": gradient}
     return result if engine.is_mp_src_rank_with_outputs() or "weights" in result else None
@@ -213,4 +213,3 @@ def tensordict(batch, advantages, dtype):
 
 def _flat(value):
     return [float(v) for v in value] if isinstance(value, list) else [float(value)]
-

@@ -41,7 +41,15 @@ def of(engine):
     else:
         gradients = [weight.grad for weight in parameters]
     with in_place_of(parameters, gradients):
-        return {name: whole(value) for name, value in engine.get_per_tensor_param()[0]}
+        return weights(engine)
+
+
+def weights(engine):
+    """Name -> weight, of all ranks, in tensors of their own."""
+    return {
+        name: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().clone()
+        for name, value in engine.get_per_tensor_param()[0]
+    }
 
 
 def gather_shards(chunk):
@@ -57,17 +65,11 @@ def gather_shards(chunk):
 @torch.no_grad()
 def in_place_of(parameters, gradients):
     """Weights that are their gradients, for as long as the block lasts."""
-    weights = [weight.clone() for weight in parameters]
+    before = [weight.clone() for weight in parameters]
     for weight, gradient in zip(parameters, gradients, strict=True):
         weight.copy_(gradient)
     try:
         yield
     finally:
-        for weight, before in zip(parameters, weights, strict=True):
-            weight.copy_(before)
-
-
-def whole(value):
-    """A tensor of its own, in one piece."""
-    value = value.full_tensor() if hasattr(value, "full_tensor") else value
-    return value.detach().clone()
+        for weight, own in zip(parameters, before, strict=True):
+            weight.copy_(own)

@@ -153,9 +153,7 @@ def read(worker, batch, method, name):
 
 
 def whole(worker):
-    return {
-        name: gradients.whole(value) for name, value in worker.actor.engine.get_per_tensor_param()[0]
-    }
+    return gradients.weights(worker.actor.engine)
 
 
 def same(first, second):

@@ -8,8 +8,7 @@ in different orders come to about 1e-6; `benchmarks/parity_table.py` prints what
 what                tolerance     why
 ==================  ============  =========================================================
 log-probs, entropy  1e-5          absolute, nats
-gradient            1e-5          of the first update, norm of the difference over all weights relative
-                                  to the norm
+gradient            1e-5          of the first update, norm of the difference relative to the norm
 gradient norm       1e-5          relative, of each update
 loss                1e-5          of each update, relative to its first value: later ones are small
                                   differences of terms of that size
