@@ -7,7 +7,7 @@ import pytest
 import ray
 import torch
 import verl  # loads the plugin  # noqa: F401
-from adapters import test_learning as queue
+from adapters import learning_queue as queue
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
