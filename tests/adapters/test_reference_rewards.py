@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 import torch
 import verl  # loads the plugin  # noqa: F401
-from adapters.test_reference_probability import TAGS
+from adapters.reference_settings import TAGS
 from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.utils.tensordict_utils import get_tensordict, list_of_dict_to_tensordict
