@@ -29,7 +29,8 @@ LONGER = {
     ("gpu64", "Megatron"): [],
 }
 # The stages of QwenLong-L1.5: a task, its tokens a sequence, and the GPUs that share one (Ulysses,
-# context parallel) on each of STAGE_SCALES. Megatron on eight GPUs ends at 81,920 tokens.
+# context parallel) on each of STAGE_SCALES (test_gpu_stages.py). Megatron on eight GPUs ends at
+# 81,920 tokens.
 STAGES = {
     "qwenlong_l15_stage1": (20 * 1024 + 12 * 1024, [2, 1, 2, 1]),
     "qwenlong_l15_stage2": (60 * 1024 + 20 * 1024, [4, 2, 4, 4]),

@@ -18,7 +18,7 @@ from verl_ext import overlays
 from verl_ext.adapters import lengths
 
 
-# The toy task brings its own model and 80 tokens a sequence; the stages are tested below.
+# The toy task brings its own model and 80 tokens a sequence; test_gpu_stages.py has the stages.
 @pytest.mark.parametrize(
     "task", [name for name in overlays.names("task") if name != "toy" and name not in STAGES]
 )
