@@ -7,6 +7,7 @@ from verl_ext.simulated_judge.annotator import Annotator
 from verl_ext.simulated_judge.child import start
 from verl_ext.simulated_judge.faults import Faults
 from verl_ext.simulated_judge.settings import ServerSettings
+from verl_ext.toy.tokenizer import byte_tokenizer
 
 
 @pytest.fixture
@@ -23,3 +24,8 @@ def serve():
     yield begin
     for judge in running:
         judge.stop()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_tokenizer()

@@ -1,49 +1,22 @@
-"""The reference-probability reward without Ray: workers, base scores, the trainer."""
+"""The reference-probability reward in the rollout's workers, without Ray."""
 
 import asyncio
-import json
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 import verl  # loads the plugin  # noqa: F401
-from omegaconf import OmegaConf
+from adapters.reference_settings import MIXED, config
 from ray.exceptions import ActorDiedError
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.reference_probability import base_scores, questions, settings
-from verl_ext.adapters.reference_probability.splicer import Splicer
 from verl_ext.adapters.rollout import reference_probability as guard
 from verl_ext.adapters.rollout import stopping, workers
-from verl_ext.reward_fns.response_format import Tags
-from verl_ext.toy.tokenizer import byte_tokenizer
 
-TAGS = {"think": ["[", "]"], "answer": ["{", "}"]}
 PROMPT = "f(ab)="
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return byte_tokenizer()
-
-
-def config(**section):
-    section = {"tags": TAGS, "repetition": None} | section
-    return OmegaConf.create(
-        {
-            "algorithm": {
-                "adv_estimator": "grpo",
-                "verl_ext": {"group_reward": {"reference_probability": section}},
-            },
-            "actor_rollout_ref": {
-                "rollout": {"prompt_length": 20, "response_length": 30, "max_model_len": None}
-            },
-        }
-    )
 
 
 class Queue:
@@ -205,12 +178,6 @@ def test_a_request_that_a_weight_update_aborted_is_asked_again(tokenizer, queue,
     assert len(queue.published) == 1
 
 
-MIXED = {
-    "default": {"probability": 0.5, "verifier": 2.0},
-    "maths": {"probability": 0.0, "verifier": 1.0},
-}
-
-
 def test_rewards_mix_by_weight_and_a_verifiable_source_keeps_its_verifier(tokenizer, queue, server):
     alone = rewarded(tokenizer, "[r]{no}").reward_score
     mixed = rewarded(tokenizer, "[r]{no}", weights=MIXED)
@@ -253,126 +220,3 @@ def test_in_trainer_mode_the_spliced_response_waits(tokenizer, queue, server):
     assert tokenizer.decode(own) == "xyz"
     assert (pending["base"], pending["response"]) == (0.05, "[r]{no}")
     assert rewarded(tokenizer, "no", mode="trainer").extra_fields[guard.REPORT]["pending"] is None
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"mod": "rollout"}, "did you mean 'mode'"),
-        ({"mode": "rolout"}, "did you mean 'rollout'"),
-        ({"debias": "refresh"}, "refresh_every"),
-        ({"refresh_every": 5}, "debias=refresh"),
-        ({"tags": {"think": ["a"]}}, "opening and a closing tag"),
-        ({"format": {"weight": 2}}, "weight must be in"),
-        ({"repetition": {"ngram": 3}}, "did you mean 'ngram_size'"),
-        ({"reduction": "mode"}, "reduction must be one of"),
-        ({"timeout_s": 0}, "timeout_s"),
-    ],
-)
-def test_a_section_that_makes_no_sense_is_refused(section, message):
-    with pytest.raises(SettingsError, match=message):
-        settings.reference_probability(config(**section)).rule()
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ({"probability": -1}, ">= 0"),
-        ({"probability": 0}, "not both 0"),
-        ({"verifer": 1}, "verifier"),
-    ],
-)
-def test_weights_that_make_no_sense_are_refused(weights, message):
-    with pytest.raises(SettingsError, match=message):
-        settings.reference_probability(config(weights={"qa": weights})).weights_of("qa")
-
-
-@pytest.mark.parametrize(("prompt", "whole", "left"), [(5, None, 30), (20, None, 29), (5, 20, 14)])
-def test_a_spliced_response_has_the_room_that_server_and_batch_leave(prompt, whole, left):
-    made = config()
-    made.actor_rollout_ref.rollout.max_model_len = whole
-    assert settings.room(made, prompt) == left
-
-
-def test_a_tokenizer_without_characters_is_refused():
-    with pytest.raises(SettingsError, match="fast tokenizer"):
-        Splicer(SimpleNamespace(is_fast=False), Tags())
-    with pytest.raises(SettingsError, match="end-of-sequence"):
-        Splicer(SimpleNamespace(is_fast=True, eos_token=None), Tags())
-
-
-def rows(*references, source="qa"):
-    return [
-        {
-            "data_source": source,
-            "raw_prompt": [{"role": "user", "content": f"question {n}"}],
-            "reward_model": {"ground_truth": reference},
-        }
-        for n, reference in enumerate(references)
-    ]
-
-
-def found(tokenizer, data, **section):
-    wanted = settings.reference_probability(config(**section))
-    return questions.questions(data, wanted, Splicer(tokenizer, wanted.rule().tags), 10)
-
-
-def test_questions_are_known_by_prompt_and_reference(tokenizer):
-    data = rows("a", "b") + rows("a")
-    asked = found(tokenizer, data)
-    assert list(asked) == [questions.key_of(row) for row in data[:2]]
-    first = asked[questions.key_of(data[0])]
-    assert tokenizer.decode(first.answer.token_ids) == " a <|im_end|>"
-    assert sum(first.answer.reference_mask) == 1
-
-
-def test_bad_references_are_named_with_their_rows_before_anything_is_generated(tokenizer):
-    data = rows("a", "", "x" * 20, "{", " ", *[""] * 5)
-    with pytest.raises(SettingsError) as refused:
-        found(tokenizer, data)
-    text = str(refused.value)
-    assert "7 rows have an empty reference answer (rows 1, 4, 5, 6, 7, ...)" in text
-    assert "1 rows have a reference answer that is by itself longer" in text
-    assert "(rows 2)" in text
-    assert "(rows 3)" in text
-
-
-def test_a_source_that_is_not_in_the_data_is_named(tokenizer):
-    with pytest.raises(SettingsError, match=r"'maths'.*did you mean"):
-        found(tokenizer, rows("a"), weights=MIXED)
-
-
-def test_rows_with_a_verifier_alone_need_no_reference(tokenizer):
-    assert found(tokenizer, rows("", source="maths"), weights={"maths": MIXED["maths"]}) == {}
-
-
-def test_base_scores_are_kept_and_found_again(tmp_path):
-    file = tmp_path / "deep" / "scores.json"
-    first = base_scores.BaseScores(file)
-    assert first.missing(["a", "b", "a"]) == ["a", "b"]
-    first.update({"a": 0.1, "b": 1 / 3}, keep=True)
-    first.update({"b": 0.9})  # refreshed: not for others
-    again = base_scores.BaseScores(file)
-    assert again.missing(["b", "c"]) == ["c"]
-    assert (again.hits, again["b"], "a" in again) == (1, 1 / 3, False)
-    again.load_state_dict(first.state_dict())
-    assert (again["b"], again["a"]) == (0.9, 0.1)
-    assert list(file.parent.iterdir()) == [file]
-
-
-def test_a_damaged_cache_is_named(tmp_path):
-    file = tmp_path / "scores.json"
-    file.write_text(json.dumps({"a": 0.1})[:-3])
-    with pytest.raises(SettingsError, match="damaged"):
-        base_scores.BaseScores(file)
-
-
-def test_another_model_has_other_base_scores(tmp_path):
-    weights = tmp_path / "model.safetensors"
-    weights.write_text("one")
-    before = base_scores.fingerprint(base_scores.model_identity(str(tmp_path)), "mean")
-    assert before == base_scores.fingerprint(base_scores.model_identity(str(tmp_path)), "mean")
-    weights.write_text("other")
-    after = base_scores.fingerprint(base_scores.model_identity(str(tmp_path)), "mean")
-    assert before != after
-    assert after != base_scores.fingerprint(base_scores.model_identity(str(tmp_path)), "product")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import verl  # loads the plugin  # noqa: F401
-from adapters import test_learning as queue
+from adapters import learning_queue as queue
 from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 

@@ -5,20 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from platforms.forks import ENVIRONMENT, STARTS, alive, run, started, wait_until
 
 from verl_ext.platforms import fork_server
-
-ENVIRONMENT = {**os.environ, "TOLD_AT_START": "1"}
-STARTS = """
-import os, sys
-from verl_ext.platforms import fork_server
-print(fork_server.start(["json"], ["numpy"], ["csv"], os.environ), flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +29,9 @@ def python():
     wait_until(lambda: not path.parent.exists())
 
 
-def wait_until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def run(python, *arguments, **options):
-    return subprocess.run(
-        [python, *arguments], capture_output=True, text=True, timeout=60, **options
-    )
-
-
 def block_sigint():
     """As Ray does for its workers."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
-def alive(pid):
-    return os.path.exists(f"/proc/{pid}")
 
 
 def test_a_fork_has_what_a_new_python_has_and_the_modules(python, tmp_path):
@@ -119,12 +94,6 @@ def test_it_ends_as_the_fork_ends(python, code, status):
     assert ("ZeroDivisionError" in result.stderr) == ("/" in code)
 
 
-def started(python, *before):
-    code = "import os, signal, time; print(os.getpid(), flush=True); time.sleep(60)"
-    process = subprocess.Popen([python, "-c", "\n".join([*before, code])], stdout=subprocess.PIPE)
-    return process, int(process.stdout.readline())
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_who_stands_for_a_fork_takes_it_along(python, number):
     process, pid = started(python)
@@ -165,37 +134,6 @@ def test_forks_draw_other_random_numbers(python):
     assert all(a != b for a, b in zip(*drawn, strict=True))
 
 
-def test_what_modules_set_on_import_is_set_in_forks(tmp_path, monkeypatch):
-    (tmp_path / "sets.py").write_text(
-        "import os\nos.environ['SET_ON_IMPORT'] = os.environ['TOLD_AT_START'] + '!'\n"
-        "os.environ.setdefault('OTHERS', 'module')"
-    )
-    starts = STARTS.replace('["json"]', '["sets"]')
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
-    code = "import os; print(os.environ['SET_ON_IMPORT'], os.environ['OTHERS'])"
-    with subprocess.Popen(
-        [sys.executable, "-c", starts],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as driver:
-        program = driver.stdout.readline().strip()
-        assert run(program, "-c", code).stdout == "1! module\n"
-        assert run(program, "-c", code, env={**os.environ, "OTHERS": "x"}).stdout == "1! x\n"
-
-
-def test_forks_die_with_who_started_the_server():
-    driver = subprocess.Popen([sys.executable, "-c", STARTS], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True)  # fmt: skip
-    program = Path(driver.stdout.readline().strip())
-    process, pid = started(program)
-    driver.kill()
-    driver.communicate()
-    assert process.wait(20) != 0
-    wait_until(lambda: not alive(pid) and not program.parent.exists())
-
-
 @pytest.mark.parametrize("arguments", [("-c", "print('new')"), ("-I", "-c", "print('new')")])
 def test_where_no_fork_can_be_had_it_is_a_new_python(tmp_path, python, arguments):
     gone = tmp_path / "python"
@@ -206,69 +144,12 @@ def test_where_no_fork_can_be_had_it_is_a_new_python(tmp_path, python, arguments
     assert ("no fork server" in result.stderr) == (arguments[0] == "-c")
 
 
-def test_modules_that_are_not_there_are_passed_over():
-    starts = STARTS.replace('["json"]', '["not_there"]')
-    with subprocess.Popen([sys.executable, "-c", starts], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as driver:  # fmt: skip
-        program = Path(driver.stdout.readline().strip())
-        assert run(program, "-c", "print(1)").stdout == "1\n"
-        assert "not_there" in (program.parent / "log").read_text()
-
-
-def test_a_server_without_more_to_import_answers_at_once():
-    starts = STARTS.replace('["csv"]', "[]")
-    with subprocess.Popen([sys.executable, "-c", starts], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as driver:  # fmt: skip
-        assert run(driver.stdout.readline().strip(), "-c", "print(1)").stdout == "1\n"
-
-
 def test_the_title_of_a_fork_can_be_set(python):
     code = """
 import setproctitle; setproctitle.setproctitle("my title")
 print(open("/proc/self/cmdline").read().rstrip(chr(0)))
 """
     assert run(python, "-c", code).stdout == "my title\n"
-
-
-def test_who_waits_for_a_server_that_ends_says_so(tmp_path):
-    (tmp_path / "slow.py").write_text("import time; time.sleep(2)")
-    starts = STARTS.replace('["numpy"]', '["slow"]')
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
-    driver = subprocess.Popen(
-        [sys.executable, "-c", starts],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    program = driver.stdout.readline().strip()
-    waiting = subprocess.Popen(
-        [program, "-c", "print(1)"], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    time.sleep(0.5)
-    driver.kill()
-    driver.communicate()
-    _, said = waiting.communicate(timeout=20)
-    assert waiting.returncode == 1, said
-    assert "ended before it could start a process" in said
-
-
-def test_forks_that_draw_the_same_ids_of_ray_are_refused(tmp_path):
-    (tmp_path / "draws.py").write_text("import ray; ray._raylet.UniqueID.from_random()")
-    starts = STARTS.replace('["numpy"]', '["draws"]')
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", starts],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as driver:
-        program = driver.stdout.readline().strip()
-        assert run(program, "-c", "print(1)").stdout == "1\n"
-        second = run(program, "-c", "print(2)")
-        assert (second.returncode, second.stdout) == (1, "")
-        assert "draw the same IDs of Ray: add algorithm.verl_ext.preload=false" in second.stderr
 
 
 def test_the_server_is_open_to_its_user_alone(python):

@@ -1,8 +1,8 @@
 """What a row becomes does not depend on the rows beside it; nothing here is about their number.
 
 Whether plain `linear` breaks this is up to the math library of the machine, so the library of this
-one is not asked: fakes stand for libraries that do, and `test_cpu_patches` asks whether vLLM still
-leaves it to them.
+one is not asked: fakes stand for libraries that do, and `test_vllm_cpu_patches` asks whether vLLM
+still leaves it to them.
 """
 
 import pytest

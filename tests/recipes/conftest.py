@@ -1,8 +1,11 @@
 """Real models without their weights: what the GPU scales are made for."""
 
+import functools
 import json
 
 import pytest
+from gpu_scales.scales import ENGINES
+from omegaconf import OmegaConf
 
 # From each model's config.json on Hugging Face; the comment names the repository. Keys are Hugging
 # Face's own, so that the table is the configuration.
@@ -74,3 +77,24 @@ def model_folder(tmp_path_factory):
         with open(f"{folders[name]}/config.json", "w", encoding="utf-8") as file:
             json.dump(config, file)
     return folders
+
+
+@pytest.fixture(scope="session")
+def typed(model_folder):
+    """Composed configuration and verl's typed actor of a scale, engine and model; read-only."""
+    from hydra import compose, initialize_config_module
+    from verl.utils.config import omega_conf_to_dataclass
+
+    @functools.cache  # many tests look at the same few configurations
+    def build(scale, engine, model, *overrides, paper="w_reinforce"):
+        path = f"actor_rollout_ref.model.path={model_folder[model]}"
+        with initialize_config_module("verl.trainer.config", version_base=None):
+            config = compose(
+                "ppo_trainer",
+                [*ENGINES[engine], f"+paper={paper}", f"+scale={scale}", path, *overrides],
+            )
+        OmegaConf.resolve(config)
+        OmegaConf.set_readonly(config, True)
+        return config, omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+
+    return build
