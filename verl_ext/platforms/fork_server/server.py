@@ -1,7 +1,6 @@
 """The process that forks: imports, then answers requests. See the package."""
 
 import contextlib
-import fcntl
 import gc
 import importlib
 import json
@@ -14,13 +13,12 @@ import struct
 import sys
 import time
 import traceback
-import types
 from collections.abc import Sequence
 from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
-from verl_ext.platforms.fork_server import FIRST_VARIABLE
+from verl_ext.platforms.fork_server import FIRST_VARIABLE, fork
 
 RESERVED = 256  # descriptors kept free for those of a fork: libraries open theirs above
 Request = dict[str, Any]
@@ -155,7 +153,7 @@ class Server:
             client.close()
         for fd in self._reserved:
             os.close(fd)
-        _place(files, request["files"])
+        fork.place(files, request["files"])
         self._set_environment(request["environment"])
         os.chdir(request["directory"])
         try:
@@ -217,42 +215,9 @@ def _received(client: socket.socket) -> tuple[Request, list[int]]:
     return json.loads(text.decode("utf-8", "surrogateescape")), files
 
 
-def _place(files: list[int], numbers: list[int]) -> None:
-    """Gives open files the numbers that they had where they come from."""
-    above = max([*numbers, *files]) + 1
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in files]
-    for fd in files:
-        os.close(fd)
-    for fd, number in zip(high, numbers, strict=True):
-        os.dup2(fd, number)
-        os.close(fd)
-    for number in {0, 1, 2} - set(numbers):
-        nothing = os.open(os.devnull, os.O_RDWR)
-        if nothing != number:
-            os.dup2(nothing, number)
-            os.close(nothing)
-
-
-def run(argv: Sequence[str]) -> None:
-    """Runs a script, or the code after ``-c``, as ``python`` does."""
-    module = types.ModuleType("__main__")
-    if argv[0] == "-c":
-        name, source, first = "<string>", argv[1], ""
-        sys.argv = ["-c", *argv[2:]]
-    else:
-        name, source = argv[0], Path(argv[0]).read_text(encoding="utf-8")
-        first = str(Path(name).resolve().parent)
-        module.__file__ = name
-        sys.argv = list(argv)
-    if not sys.flags.safe_path:
-        sys.path[0] = first  # of the server: its directory
-    sys.modules["__main__"] = module
-    exec(compile(source, name, "exec"), module.__dict__)
-
-
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     where, listening, *lists = sys.argv[1:]
     server = Server(Path(where), socket.socket(fileno=int(listening)))
-    run(server.serve(*(list(filter(None, names.split(","))) for names in lists)))
+    fork.run(server.serve(*(list(filter(None, names.split(","))) for names in lists)))
