@@ -30,8 +30,8 @@ def started(monkeypatch):
 def test_the_workers_environment_is_the_servers(verl_config, started):
     config = verl_config(*RUN, "transfer_queue.enable=true")
     preloading.start(config)
-    ((first, then, environment),) = started
-    assert (first, then) == (preloading.FIRST, preloading.THEN)
+    ((*modules, environment),) = started
+    assert modules == [preloading.FIRST, preloading.THEN, preloading.LATER]
     wanted = config.ray_kwargs.ray_init.runtime_env.env_vars
     assert wanted.OMP_NUM_THREADS == "1"
     assert environment.items() >= dict(wanted).items()
@@ -68,7 +68,7 @@ def test_anything_but_true_and_false_is_refused(verl_config):
         driver_check.check(verl_config(*RUN, "algorithm.verl_ext.preload=perhaps"))
 
 
-@pytest.mark.parametrize("name", preloading.FIRST + preloading.THEN)
+@pytest.mark.parametrize("name", preloading.FIRST + preloading.THEN + preloading.LATER)
 def test_the_modules_are_there(name):
     importlib.import_module(name)
 
@@ -96,7 +96,9 @@ for _ in range(2):
 """
 
 
-@pytest.mark.parametrize(("modules", "alike"), [(preloading.THEN, False), (("verl",), True)])
+@pytest.mark.parametrize(
+    ("modules", "alike"), [(preloading.THEN + preloading.LATER, False), (("verl",), True)]
+)
 def test_forks_draw_other_ids_of_ray(modules, alike):
     result = subprocess.run(
         [sys.executable, "-c", DRAWS, *modules], capture_output=True, text=True, check=True

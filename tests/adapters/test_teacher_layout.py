@@ -61,6 +61,14 @@ def test_a_micro_batch_in_which_no_token_counts_has_none():
     assert not tokens.slots.values().any()
 
 
+def test_logits_that_are_laid_out_in_another_way_are_refused():
+    loss = DistillationLoss(SimpleNamespace(strategy="fsdp2"), Divergence(top_k=3))
+    with pytest.raises(
+        RuntimeError, match=r"laid this micro-batch out as \(1, 10\) tokens, \(1, 9\)"
+    ):
+        loss(student_logits=torch.zeros(1, 10, VOCABULARY), data=micro_batch())
+
+
 def outputs(teacher=None, data=None, **settings):
     torch.manual_seed(0)
     logits = torch.randn(1, 9, VOCABULARY, dtype=torch.float64, requires_grad=True)
@@ -107,9 +115,20 @@ def test_a_servers_top_k_is_read_at_the_position_of_the_logits():
     settings = {"top_k": 3, "support": "teacher", "alpha": "forward_kl"}
     _, of_server = outputs(None, micro_batch(**served), **settings)
     _, of_logits = outputs(lambda data: log_q[None], **settings)
-    torch.testing.assert_close(
-        of_server[DIVERGENCE], of_logits[DIVERGENCE], check_dtype=False, atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(of_server[DIVERGENCE], of_logits[DIVERGENCE], atol=1e-12, rtol=0)
+
+
+def test_a_servers_log_probs_of_16_bits_are_read_in_32():
+    log_q = torch.full((9, 3), -1.1, dtype=torch.bfloat16)
+    offsets, ids = torch.tensor([0, 5, 9]), torch.arange(3).repeat(9, 1)
+    served = {
+        "teacher_ids": torch.nested.nested_tensor_from_jagged(ids, offsets),
+        "teacher_logprobs": torch.nested.nested_tensor_from_jagged(log_q, offsets),
+    }
+    loss = DistillationLoss(SimpleNamespace(strategy="fsdp2"), Divergence(top_k=3))
+    logits = torch.zeros(1, 9, VOCABULARY)
+    here = layout.Here.find(logits, micro_batch(**served), "fsdp2", "thd")
+    assert loss._teacher(here, VOCABULARY).log_probs.dtype == torch.float32
 
 
 def test_what_an_own_teacher_said_is_read_at_the_place_of_the_token_in_its_response():

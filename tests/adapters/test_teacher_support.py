@@ -49,3 +49,12 @@ def test_policy_and_teacher_read_once_each_and_untaught_rows_are_two_tokens_of_i
     assert log_probs[0][:, 0].tolist() == [-1.5, -20.0, -1.5]  # a tool's token is not asked about
     assert ids[0][0].tolist() == [7] * TOP_K
     assert log_probs[1].unique().tolist() == [-20.0]
+
+
+def test_log_probs_keep_their_digits_and_those_of_16_bits_become_32():
+    third = torch.full((1, TOP_K), 1 / 3, dtype=torch.float64).log()
+    mask, ids = torch.tensor([True, False]), torch.arange(TOP_K).unsqueeze(0)
+    for given, kept in ((torch.float64, third.dtype), (torch.bfloat16, torch.float32)):
+        _, log_probs, _ = support._placed(mask, ids, third.to(given), -20.0)
+        assert log_probs.dtype == kept
+        assert log_probs[0].equal(third.to(given)[0].to(kept))

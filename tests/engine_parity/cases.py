@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from verl_ext.adapters.masks import MaskChain
+from verl_ext.adapters.masks import MaskChain, rows_to_train
 from verl_ext.advantage_fns.rank import rank
 from verl_ext.advantage_fns.reverse_kl import reverse_kl
 from verl_ext.advantage_fns.task_norm import task_norm
@@ -24,7 +24,8 @@ class Batch:
     """Rows of different lengths, as lists of tensors.
 
     prompts, responses: token ids; mask: which response tokens the policy sampled (the others are a
-    tool's); old_log_probs, ref_log_probs: of the responses; rewards: 0 or 1 a row.
+    tool's); old_log_probs, ref_log_probs: of the responses; rewards: 0 or 1 a row; numbers: which
+    row it is, whatever the order, and so its prompt and its task.
     """
 
     prompts: list
@@ -33,6 +34,7 @@ class Batch:
     old_log_probs: list
     ref_log_probs: list
     rewards: list
+    numbers: list
 
     def __len__(self):
         return len(self.prompts)
@@ -66,6 +68,7 @@ def make_batch(rows=8, seed=0):
         old_log_probs=[-torch.tensor(VOCAB_SIZE).log() + 0.5 * n[0] for n in noise],
         ref_log_probs=[-torch.tensor(VOCAB_SIZE).log() + 0.5 * n[1] for n in noise],
         rewards=[float(integers(0, 2)) for _ in range(rows)],
+        numbers=list(range(rows)),
     )
 
 
@@ -84,12 +87,16 @@ class Method:
     overrides: tuple = field(default=())
     divergence: dict | None = None
 
-    def prepare(self, batch):
-        """The rows and tokens that are trained on, and their advantages (rows, time)."""
+    def prepare(self, batch, multiple=1):
+        """The rows and tokens that are trained on, and their advantages (rows, time).
+
+        As the trainer does it: rows that count, and others, masked, up to a multiple.
+        """
         mask = batch.padded(batch.mask)
         masked = MaskChain(self.masks)(self.advantages(batch), mask, {"entropy": entropy(mask)})
         counted = [row[: len(own)] for row, own in zip(masked.counted, batch.mask, strict=True)]
-        index = masked.counted.any(-1).nonzero().flatten().tolist()
+        lengths = [len(response) for response in batch.responses]
+        index = rows_to_train(masked.counted, lengths, multiple)
         return replace(batch, mask=counted).rows(index), masked.advantages[index]
 
 
@@ -120,10 +127,10 @@ def by_task(batch):
     """Four prompts of two responses each, in two tasks; the second task's rewards are points."""
     partly = [0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4]  # so that no prompt's rewards are equal
     outcomes = [
-        (reward + part) * (10.0 if row >= 4 else 1.0)
-        for row, (reward, part) in enumerate(zip(batch.rewards, partly, strict=True))
+        (reward + partly[number]) * (10.0 if number >= 4 else 1.0)
+        for reward, number in zip(batch.rewards, batch.numbers, strict=True)
     ]
-    groups, tasks = [row // 2 for row in range(8)], [row // 4 for row in range(8)]
+    groups, tasks = [n // 2 for n in batch.numbers], [n // 4 for n in batch.numbers]
     return task_norm(*on_last_token(batch, outcomes), groups, tasks)[0]
 
 
@@ -131,7 +138,7 @@ def by_rank(batch):
     """Two prompts of four responses each, with the places of a tournament; two share one."""
     mask = batch.padded(batch.mask)
     places = torch.tensor([0, 1, 1 / 3, 2 / 3, 1, 0.5, 0.5, 0], dtype=mask.dtype)
-    return rank(places, mask, [row // 4 for row in range(8)])[0]
+    return rank(places[batch.numbers], mask, [n // 4 for n in batch.numbers])[0]
 
 
 def by_teacher(batch):

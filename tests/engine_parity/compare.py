@@ -1,5 +1,6 @@
 """How far an engine's training is from the reference's, one number a quantity."""
 
+import torch
 from safetensors.torch import load_file
 
 
@@ -13,7 +14,8 @@ def errors(results, reference, folder):
 
     Returns:
         log_probs, entropy: absolute, nats, before training; loss: of each update, over its first
-        value; grad_norm: of each update, relative; update: norm of the difference between the
+        value; grad_norm: of each update, relative; gradient: of the first update, norm of the
+        difference relative to the norm; update: norm of the difference between the
         changes of a tensor over all updates, relative to the norm of the reference's change.
 
     Raises:
@@ -35,16 +37,32 @@ def errors(results, reference, folder):
                 found[name] = larger(found[name], abs((actual - wanted) / scale))
     if sorted(seen) != list(range(len(reference["log_probs"]))):
         raise ValueError(f"rows {sorted(seen)} came back")
-    (weights,) = (result["weights"] for result in results if result and "weights" in result)
-    return found | {"update": update_error(weights, reference["weights"], folder)}
+    (whole,) = (result for result in results if result and "weights" in result)
+    found["gradient"] = gradient_error(whole["gradient"], reference["gradient"])
+    return found | {"update": update_error(whole["weights"], reference["weights"], folder)}
+
+
+def gradient_error(gradient, wanted):
+    """Norm of the difference over all tensors, relative to the norm of what is wanted."""
+    require_names(gradient, wanted)
+    gaps = [gradient[name].double() - value.double() for name, value in wanted.items()]
+    return (norm(gaps) / norm(wanted.values())).item()
+
+
+def norm(tensors):
+    return torch.stack([tensor.double().norm() for tensor in tensors]).norm()
+
+
+def require_names(found, wanted):
+    # Tied embeddings are saved once; FSDP hands them out under both names.
+    if set(found) - {"lm_head.weight"} != set(wanted) - {"lm_head.weight"}:
+        raise ValueError(f"weights: {set(found) ^ set(wanted)}")
 
 
 def update_error(weights, wanted, folder):
     """See :func:`errors`."""
     before = load_file(f"{folder}/model.safetensors")
-    # Tied embeddings are saved once; FSDP hands them out under both names.
-    if set(weights) - {"lm_head.weight"} != set(before) - {"lm_head.weight"}:
-        raise ValueError(f"weights: {set(weights) ^ set(before)}")
+    require_names(weights, before)
     worst = 0.0
     for name, start in before.items():
         change = wanted[name].double() - start.double()

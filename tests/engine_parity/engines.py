@@ -1,8 +1,10 @@
 """The same training by verl's workers, on FSDP2 or Megatron, called from each rank."""
 
-import os
+import contextlib
+from unittest import mock
 
 import torch
+from engine_parity import gradients
 from engine_parity.cases import LEARNING_RATE, UPDATES
 from omegaconf import open_dict
 
@@ -62,13 +64,25 @@ def warm_up():
 
 
 def train_in_double_precision(config, folder, batch, advantages):
-    """The same in float64, a name that verl's table of dtypes lacks."""
-    from unittest import mock
+    """The same in float64."""
+    with double_precision():
+        return run(build(config, folder), batch, advantages, dtype=torch.float64)
 
+
+def double_precision():
+    """float64, a name that verl's table of dtypes lacks, whatever the configuration asks for."""
     from verl.utils.torch_dtypes import PrecisionType
 
-    with mock.patch.object(PrecisionType, "to_dtype", return_value=torch.float64):
-        return run(build(config, folder), batch, advantages, dtype=torch.float64)
+    return mock.patch.object(PrecisionType, "to_dtype", return_value=torch.float64)
+
+
+def gradient(config, folder, batch, advantages, precision):
+    """The whole gradient of one update of the whole batch; None but in the first rank."""
+    with double_precision() if precision == "float64" else contextlib.nullcontext():
+        worker = build(config, folder)
+        dtype = getattr(torch, precision)
+        result = run(worker, batch, advantages, updates=1, outputs=False, dtype=dtype)
+    return (result or {}).get("gradient")
 
 
 def build(config, folder):
@@ -83,8 +97,8 @@ def build(config, folder):
     if "custom" in config.rollout:
         with open_dict(config):
             config.rollout.custom.verl_ext.teacher_path = f"{folder}_teacher"
-        os.environ["RAY_LOCAL_WORLD_SIZE"] = os.environ["WORLD_SIZE"]  # the rollout's, never asked
         worker = TaughtWorker(config, role="actor_rollout_ref")
+        worker.role = "actor_ref"  # no rollout: it would import vLLM and start Ray
     else:
         worker = ActorRolloutRefWorker(config, role="actor")
     worker.init_model()
@@ -157,18 +171,19 @@ def run(
             for name in ("log_probs", "entropy"):
                 nested = response_from_nested(output[name], data["response_mask"])
                 result[name] = [row.clone() for row in nested.unbind()]
-    for _ in range(updates):
-        columns = dict(data.items()) | (fields or {})
-        step = tu.get_tensordict(columns, {**info, "mini_batch_size": len(batch)})
-        tu.assign_non_tensor(step, calculate_entropy=True, epochs=1)
-        output = worker.update_actor(step)
-        if output is not None:
-            metrics = tu.get(output, "metrics")
-            result["loss"] += _flat(metrics["loss"])
-            result["grad_norm"] += _flat(metrics["grad_norm"])
-    weights = {name: _full(value) for name, value in engine.get_per_tensor_param()[0]}
+    with gradients.first_of(engine) as gradient:
+        for _ in range(updates):
+            columns = dict(data.items()) | (fields or {})
+            step = tu.get_tensordict(columns, {**info, "mini_batch_size": len(batch)})
+            tu.assign_non_tensor(step, calculate_entropy=True, epochs=1)
+            output = worker.update_actor(step)
+            if output is not None:
+                metrics = tu.get(output, "metrics")
+                result["loss"] += _flat(metrics["loss"])
+                result["grad_norm"] += _flat(metrics["grad_norm"])
+    weights = gradients.weights(engine)
     if torch.distributed.get_rank() == 0:
-        result["weights"] = weights
+        result |= {"weights": weights, "gradient": gradient}
     return result if engine.is_mp_src_rank_with_outputs() or "weights" in result else None
 
 
@@ -198,8 +213,3 @@ def tensordict(batch, advantages, dtype):
 
 def _flat(value):
     return [float(v) for v in value] if isinstance(value, list) else [float(value)]
-
-
-def _full(value):
-    value = value.full_tensor() if hasattr(value, "full_tensor") else value
-    return value.detach().clone()

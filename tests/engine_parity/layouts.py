@@ -2,6 +2,7 @@
 
 MEGATRON = "actor_rollout_ref.actor.megatron"
 UNPACKED = "actor_rollout_ref.model.use_remove_padding=false"
+PACKED = "actor_rollout_ref.model.use_remove_padding=true"
 # name: engine, ranks, overrides
 LAYOUTS = {
     "fsdp": ("dp", 1, []),
@@ -65,21 +66,25 @@ EXPERT_LAYOUTS = {
     ),
 }
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+REF = "actor_rollout_ref.ref"
 # How the rows are cut into forward passes; the batch has 8 rows of 5 to 18 tokens.
 MICRO_BATCHES = {
     "rows_of_one": [
         f"{ACTOR}.use_dynamic_bsz=false",
         f"{ACTOR}.ppo_micro_batch_size_per_gpu=1",
         f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=1",
+        f"{REF}.log_prob_micro_batch_size_per_gpu=1",
     ],
     "rows_of_two": [
         f"{ACTOR}.use_dynamic_bsz=false",
         f"{ACTOR}.ppo_micro_batch_size_per_gpu=2",
         f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=2",
+        f"{REF}.log_prob_micro_batch_size_per_gpu=2",
     ],
     "by_tokens": [
         f"{ACTOR}.ppo_max_token_len_per_gpu=32",
         f"{ROLLOUT}.log_prob_max_token_len_per_gpu=32",
+        f"{REF}.log_prob_max_token_len_per_gpu=32",
     ],
 }
 PADDED = {

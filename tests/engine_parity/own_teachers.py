@@ -1,7 +1,7 @@
 """A policy as its own teacher in verl's workers, called from each rank."""
 
 import torch
-from engine_parity import engines
+from engine_parity import engines, gradients
 from omegaconf import open_dict
 from verl.utils import tensordict_utils as tu
 
@@ -153,9 +153,7 @@ def read(worker, batch, method, name):
 
 
 def whole(worker):
-    return {
-        name: engines._full(value) for name, value in worker.actor.engine.get_per_tensor_param()[0]
-    }
+    return gradients.weights(worker.actor.engine)
 
 
 def same(first, second):

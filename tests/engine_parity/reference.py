@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import replace
 
 import torch
+from engine_parity import gradients
 from engine_parity.cases import LEARNING_RATE, UPDATES
 from safetensors.torch import load_file
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 def train(
     folder, batch, advantages, settings, *, decay_vectors, divergence=None, lessons=None, teach=None
 ):
-    """Log-probs and entropy before training, then loss and gradient norm of each update.
+    """Log-probs and entropy before training, loss and gradient norm of each update, first gradient.
 
     Args:
         settings: clip_low, clip_high, clip_c, entropy_coeff, kl_coef, max_norm, weight_decay,
@@ -48,11 +49,12 @@ def train(
         distill = Distillation(f"{folder}_teacher", divergence)
     with torch.no_grad():
         before = [_row(_distribution(model, batch, row), batch, row) for row in range(len(batch))]
-    losses, norms = [], []
+    losses, norms, gradient = [], [], {}
     for _ in range(UPDATES):
         optimizer.zero_grad()
         loss = _loss(model, batch, advantages, settings, distill)
         loss.backward()
+        gradient = gradient or _gradient(model)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_norm"])
         optimizer.step()
         losses.append(loss.item())
@@ -62,8 +64,15 @@ def train(
         "entropy": [entropy for _, entropy in before],
         "loss": losses,
         "grad_norm": norms,
+        "gradient": gradient,
         "weights": _as_saved(model),
     }
+
+
+def _gradient(model):
+    parameters = list(model.parameters())
+    with gradients.in_place_of(parameters, [weight.grad for weight in parameters]):
+        return _as_saved(model)
 
 
 def _as_saved(model):

@@ -8,7 +8,7 @@ ENVIRONMENT = {**os.environ, "TOLD_AT_START": "1"}
 STARTS = """
 import os, sys
 from verl_ext.platforms import fork_server
-print(fork_server.start(["json"], ["numpy"], os.environ), flush=True)
+print(fork_server.start(["json"], ["numpy"], ["csv"], os.environ), flush=True)
 sys.stdin.read()
 """
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from platforms.forks import ENVIRONMENT, STARTS, alive, run, started, wait_until
 
+from verl_ext.platforms import fork_server
+
 
 @pytest.fixture(scope="module")
 def python():
@@ -27,24 +29,33 @@ def python():
     wait_until(lambda: not path.parent.exists())
 
 
+def block_sigint():
+    """As Ray does for its workers."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 def test_a_fork_has_what_a_new_python_has_and_the_modules(python, tmp_path):
     code = """
-import json, os, sys
-print(json.dumps([sys.argv, os.getcwd(), dict(os.environ), sys.path[0], os.getpgrp(), __name__,
-                  "numpy" in sys.modules, os.umask(0), sys.stdin.read()]))
+import json, os, signal, sys
+blocked = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+print(json.dumps([blocked, sys.argv, os.getcwd(), dict(os.environ), sys.path[0], os.getpgrp(),
+                  __name__, "numpy" in sys.modules, os.umask(0), sys.stdin.read()]))
 """
     found = {}
     for program in (python, sys.executable):
         environment = {**os.environ, "MINE": "2"}
-        result = run(program, "-c", code, "a", "-b", cwd=tmp_path, env=environment, input="in")
+        options = {"cwd": tmp_path, "env": environment, "preexec_fn": block_sigint}
+        result = run(program, "-c", code, "a", "-b", input="in", **options)
         assert result.returncode == 0, result.stderr
         found[program] = json.loads(result.stdout)
     forked, new = found[python], found[sys.executable]
-    assert forked.pop(6)
-    assert not new.pop(6)
+    assert forked.pop(7)
+    assert not new.pop(7)
+    assert forked[3].pop(fork_server.FIRST_VARIABLE)
     for values in (forked, new):
-        values[2].pop("PWD", None)  # the shell corrects it
+        values[3].pop("PWD", None)  # the shell corrects it
     assert forked == new
+    assert forked[0] == [signal.SIGINT]
 
 
 def test_a_script_finds_its_neighbours_and_its_name(python, tmp_path):

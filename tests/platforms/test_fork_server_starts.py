@@ -49,6 +49,13 @@ def test_modules_that_are_not_there_are_passed_over():
         assert "not_there" in (program.parent / "log").read_text()
 
 
+def test_a_server_without_more_to_import_answers_at_once():
+    starts = STARTS.replace('["csv"]', "[]")
+    with subprocess.Popen([sys.executable, "-c", starts], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as driver:  # fmt: skip
+        assert run(driver.stdout.readline().strip(), "-c", "print(1)").stdout == "1\n"
+
+
 def test_who_waits_for_a_server_that_ends_says_so(tmp_path):
     (tmp_path / "slow.py").write_text("import time; time.sleep(2)")
     starts = STARTS.replace('["numpy"]', '["slow"]')

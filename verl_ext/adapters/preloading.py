@@ -16,8 +16,9 @@ KEY = "algorithm.verl_ext.preload"
 FIRST = ("torch._dynamo", "tensordict", "transformers.modeling_utils", "datasets", "wandb")
 THEN = (
     "verl_ext.platforms.fork_server.ray_ids",  # before anything under ray.remote
-    "verl",
-    "verl_ext.adapters.trainer",
+    "verl_ext.adapters.trainer",  # what the first process, the task runner, is to import
+)
+LATER = (
     "ray._private.workers.default_worker",
     "verl.workers.engine_workers",
     "verl.experimental.reward_loop",
@@ -46,7 +47,7 @@ def start(config: DictConfig) -> None:
     queue = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
     # Ray starts Pythons of its own ahead, which no process of this run can use.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    python = fork_server.start(FIRST, THEN, {**os.environ, **queue, **runtime.env_vars})
+    python = fork_server.start(FIRST, THEN, LATER, {**os.environ, **queue, **runtime.env_vars})
     with open_dict(config):
         OmegaConf.update(
             config, "ray_kwargs.ray_init.runtime_env.py_executable", str(python), force_add=True

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from verl.utils import tensordict_utils as tu
 from verl.utils.ulysses import (
     get_ulysses_sequence_parallel_group,
     get_ulysses_sequence_parallel_world_size,
@@ -56,13 +57,17 @@ def sampled_tokens(data: TensorDict) -> SampledTokens:
     return SampledTokens(nested, positions, places, labels)
 
 
-def on_this_rank(slots: Tensor, strategy: str, data_format: str) -> Tensor:
+def on_this_rank(slots: Tensor, data: TensorDict, strategy: str, data_format: str) -> Tensor:
     """A rank's share under sequence (Ulysses) or context parallelism, padded as its logits are."""
     if strategy == MEGATRON:
         from verl.models.mcore.util import preprocess_bshd_engine, preprocess_thd_engine
 
-        prepare = preprocess_thd_engine if data_format == "thd" else preprocess_bshd_engine
-        share: Tensor = prepare(slots, pre_process=True)[0]
+        if data_format == "thd":
+            share: Tensor = preprocess_thd_engine(slots, pre_process=True)[0]
+            return share
+        # The mini-batch's longest row, to which verl pads every micro-batch unless told not to.
+        longest = tu.get_non_tensor_data(data, key="forced_max_seqlen", default=None)
+        share = preprocess_bshd_engine(slots, pre_process=True, forced_max_seqlen=longest)[0]
         return share
     packed = slots.values().unsqueeze(0)
     if get_ulysses_sequence_parallel_world_size() > 1:
@@ -147,9 +152,19 @@ class Here:
             data: the micro-batch.
             strategy: of the engine.
             data_format: of Megatron, ``"thd"`` or ``"bshd"``.
+
+        Raises:
+            RuntimeError: the engine laid the micro-batch out in another way.
         """
         tokens = sampled_tokens(data)
-        slots = on_this_rank(tokens.slots, strategy, data_format).flatten()
+        slots = on_this_rank(tokens.slots, data, strategy, data_format)
+        if slots.shape != logits.shape[:2]:
+            raise RuntimeError(
+                f"the engine laid this micro-batch out as {tuple(logits.shape[:2])} tokens, "
+                f"{tuple(slots.shape)} were expected: a padding that verl-ext does not know. Take "
+                "the last change of padding or precision settings back, and report it"
+            )
+        slots = slots.flatten()
         rows = slots.nonzero().squeeze(-1)
         vocab = vocabulary_shard(strategy, logits.shape[-1])
         return cls(data, tokens, slots[rows] - 1, rows, vocab)

@@ -19,6 +19,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from verl_ext.adapters.teacher import layout
 from verl_ext.adapters.teacher.settings import Divergence
+from verl_ext.losses.chunks import arithmetic
 from verl_ext.losses.importance import clipped_importance_ratio
 from verl_ext.losses.token_terms import (
     TeacherLogits,
@@ -119,7 +120,7 @@ class DistillationLoss:
             return TeacherOnStudentTopK(ids[places], log_probs[places])
         positions = here.tokens.positions[here.chosen]
         ids, log_probs = data["teacher_ids"].values(), data["teacher_logprobs"].values()
-        return TeacherTopK(ids[positions], log_probs[positions].float())
+        return TeacherTopK(ids[positions], log_probs[positions].to(arithmetic(log_probs.dtype)))
 
     def loss(
         self, model_output: dict[str, Tensor], data: TensorDict, dp_group: Any

@@ -15,6 +15,7 @@ from verl.utils import tensordict_utils as tu
 from verl_ext.adapters.teacher.logits import ROW_NUMBER, MostLikely, read_logits
 from verl_ext.adapters.teacher.loss import SUPPORT_IDS, SUPPORT_LOG_PROBS
 from verl_ext.adapters.teacher.own import OwnTeacher
+from verl_ext.losses.chunks import arithmetic
 from verl_ext.tensor_ops import finite_or
 
 TEACHER_PROMPT = "verl_ext_teacher_prompt"  # token ids; a single one where a row has no teacher
@@ -42,6 +43,7 @@ def teacher_on_support(
     Returns:
         ``SUPPORT_IDS`` and ``SUPPORT_LOG_PROBS``, jagged (rows, response tokens, K), and
         ``REPLACED`` (rows, 1). Where nothing is taught K distinct ids of one small probability.
+        Log-probs are float64 if the engine's are, else float32.
         None on ranks without outputs.
     """
     prompts, responses = data["prompts"].unbind(), data["responses"].unbind()
@@ -110,9 +112,9 @@ def _placed(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A row's sampled tokens among all of its response's."""
     top_k = ids.shape[-1]
-    finite, replaced = finite_or(log_probs.float(), floor)
+    finite, replaced = finite_or(log_probs.to(arithmetic(log_probs.dtype)), floor)
     whole_ids = torch.arange(top_k, dtype=torch.int32).repeat(len(mask), 1)
-    whole = torch.full((len(mask), top_k), floor)
+    whole = torch.full((len(mask), top_k), floor, dtype=finite.dtype)
     whole_ids[mask] = ids.int()
     whole[mask] = finite
     return whole_ids, whole, replaced.sum()

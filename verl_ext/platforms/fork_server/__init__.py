@@ -8,8 +8,8 @@ the server, ``server.py``.
 
 A fork differs from a new Python in nothing that counts: the server starts with the environment of
 the workers, so that what modules read of it on import is the same; it has one thread when it forks;
-each fork has the files, environment, directory and process group of whom it stands for, and random
-numbers of its own.
+each fork has the files, environment, directory, process group and blocked signals of whom it stands
+for, and random numbers of its own.
 """
 
 import shlex
@@ -20,17 +20,24 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# A process finds the memory of its title from the first variable of the environment it began with.
+FIRST_VARIABLE = "VERL_EXT_FORK_SERVER"
 HERE = Path(__file__).parent
 _RUNNING: list["subprocess.Popen[bytes]"] = []
 
 
-def start(first: Sequence[str], then: Sequence[str], environment: Mapping[str, str]) -> Path:
+def start(
+    first: Sequence[str],
+    then: Sequence[str],
+    later: Sequence[str],
+    environment: Mapping[str, str],
+) -> Path:
     """Starts a server that lives as long as this process.
 
     Args:
         first: modules to import at once, in this order; none may import Ray.
-        then: modules to import when the first process is asked for; forks may begin after the
-            first of them.
+        then: modules to import when the first process is asked for, before it is forked.
+        later: modules to import after that, between forks.
         environment: of the server, and so what its modules read on import.
 
     Returns:
@@ -41,20 +48,19 @@ def start(first: Sequence[str], then: Sequence[str], environment: Mapping[str, s
     words = [sys.executable, "-SE", str(HERE / "python.py"), str(folder / "socket"), sys.executable]
     python.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     python.chmod(0o700)
-    module = f"{__name__}.server"
     with _listening(folder / "socket") as listening, open(folder / "log", "w") as log:
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             [
-                *(sys.executable, "-m", module, str(folder), str(listening.fileno())),
-                *(",".join(first), ",".join(then)),
+                *(sys.executable, "-m", f"{__name__}.server", str(folder), str(listening.fileno())),
+                *(",".join(first), ",".join(then), ",".join(later)),
             ],
-            env=dict(environment),
+            env={FIRST_VARIABLE: "1", **environment},
             pass_fds=[listening.fileno()],
             stdin=subprocess.PIPE,  # closes when we end, however we do
             stdout=log,
             stderr=log,
         )
-    _RUNNING.append(server)
+    _RUNNING.append(process)
     return python
 
 

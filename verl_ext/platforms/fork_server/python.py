@@ -56,6 +56,7 @@ def _ask(server: socket.socket, wanted: tuple[str, ...], files: list[int]) -> No
         "directory": os.getcwd(),
         "files": files,
         "group": os.getpgrp(),
+        "blocked": list(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
     }
     text = json.dumps(request).encode("utf-8", "surrogateescape")
     rights = array.array("i", files)

@@ -20,6 +20,8 @@ from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
+from verl_ext.platforms.fork_server import FIRST_VARIABLE
+
 RESERVED = 256  # descriptors kept free for those of a fork: libraries open theirs above
 Request = dict[str, Any]
 
@@ -43,13 +45,14 @@ class Server:
         self._asked: list[tuple[Request, list[int], socket.socket]] = []
         self._forks: dict[int, tuple[int, socket.socket]] = {}  # pid -> its descriptor, who asked
 
-    def serve(self, first: Sequence[str], then: Sequence[str]) -> list[str]:
+    def serve(self, first: Sequence[str], then: Sequence[str], later: Sequence[str]) -> list[str]:
         """Imports the modules and answers requests, until the process that started it ends.
 
         Args:
             first: modules to import at once.
-            then: those that import Ray, which reads once, on import, what its workers are told of
-                their cluster; so they wait for the first request.
+            then: modules to import at the first request, before it is answered: Ray reads once,
+                on import, what its workers are told of their cluster.
+            later: modules to import between the next requests.
 
         Returns:
             In each forked process, and there alone: the arguments of the Python that it is to be.
@@ -62,9 +65,11 @@ class Server:
         os.environ.update({k: v for k, v in told.items() if k.startswith("RAY_")})
         for name in then:
             self._import(name)
+        for name in later:
             argv = self._answer(timeout=0)
             if argv is not None:
                 return argv
+            self._import(name)
         gc.collect()
         gc.freeze()  # collections in a fork leave the shared pages alone
         print(f"ready, {len(os.listdir('/proc/self/task'))} thread")
@@ -82,7 +87,7 @@ class Server:
 
     def _answer(self, timeout: float | None) -> list[str] | None:
         """Forks for all who have asked; the arguments of a fork, in the fork."""
-        self._listen(timeout)
+        self._listen(0 if self._asked else timeout)
         while self._asked:
             argv = self._fork(*self._asked.pop(0))
             if argv is not None:
@@ -116,7 +121,7 @@ class Server:
         self._forks[pid] = ended, client
         self._ready.register(ended, selectors.EVENT_READ, lambda: self._tell(pid))
         self._ready.register(client, selectors.EVENT_READ, lambda: self._kill(pid))
-        client.sendall(f"{pid}\n".encode())
+        _send(client, pid)
         return None
 
     def _tell(self, pid: int) -> None:
@@ -126,7 +131,7 @@ class Server:
         os.close(ended)
         if client in self._ready.get_map():
             self._ready.unregister(client)
-            client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            _send(client, os.waitstatus_to_exitcode(status))
         client.close()
 
     def _kill(self, pid: int) -> None:
@@ -138,7 +143,7 @@ class Server:
     def _end(self) -> None:
         for pid in self._forks:
             os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
         raise SystemExit
 
     def _become(self, request: Request, files: list[int]) -> None:
@@ -151,19 +156,30 @@ class Server:
         for fd in self._reserved:
             os.close(fd)
         _place(files, request["files"])
-        imported = {k: v for k, v in os.environ.items() if self._began.get(k) != v}
-        os.environ.clear()
-        os.environ.update({**imported, **request["environment"]})
+        self._set_environment(request["environment"])
         os.chdir(request["directory"])
         try:
             os.setpgid(0, request["group"])
         except PermissionError:  # a group of another session
             os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
         spawn.set_executable(str(self._folder / "python"))
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed()  # the random module does so itself
         if "ray._raylet" in sys.modules:
             self._join_ray()
+
+    def _set_environment(self, wanted: dict[str, str]) -> None:
+        """The wanted one, and what modules have added on import; the first stays where it is."""
+        added = {
+            k: v for k, v in os.environ.items() if self._began.get(k) != v or k == FIRST_VARIABLE
+        }
+        wanted = {**added, **wanted}
+        for name in os.environ.keys() - wanted.keys():
+            del os.environ[name]
+        for name, value in wanted.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
 
     def _join_ray(self) -> None:
         """Reads ``RAY_*`` anew, and makes sure that no other fork draws this one's IDs."""
@@ -177,6 +193,11 @@ class Server:
                 "[verl_ext] two forked processes draw the same IDs of Ray: add "
                 "algorithm.verl_ext.preload=false, and tell us which modules you load"
             ) from error
+
+
+def _send(client: socket.socket, number: int) -> None:
+    with contextlib.suppress(ConnectionError):  # who asked was killed: it will be noticed
+        client.sendall(f"{number}\n".encode())
 
 
 def _received(client: socket.socket) -> tuple[Request, list[int]]:
@@ -232,8 +253,6 @@ def run(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through=True)  # type: ignore[union-attr]
-    with contextlib.suppress(ImportError):  # it finds a title's memory beside the environment's,
-        importlib.import_module("setproctitle").getproctitle()  # while that is where it began
     where, listening, *lists = sys.argv[1:]
     server = Server(Path(where), socket.socket(fileno=int(listening)))
-    run(server.serve(*(names.split(",") for names in lists)))
+    run(server.serve(*(list(filter(None, names.split(","))) for names in lists)))
