@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from runs.launch import train
 
-SMALL, LARGE = "12M", "64M"  # one checkpoint of the toy fits, a second does not
+SMALL, LARGE = "9M", "64M"  # one checkpoint of the toy fits, a second does not
 
 
 @pytest.fixture
