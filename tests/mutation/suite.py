@@ -66,13 +66,18 @@ def _tests() -> dict[Path, set[str]]:
 
 
 def tests_of(module: str) -> list[list[Path]]:
-    """Test files that import a module, those that import one that does, and, if none, the next."""
+    """Test files: named after a module; that import it; that import one that does; further.
+
+    What is further than that is looked for only where there is nothing nearer.
+    """
     seen, near = {module}, [module]
-    tiers: list[list[Path]] = []
+    name = f"test_{module.rsplit('.', 1)[1]}"
+    direct = _importing(near)
+    tiers = [[path for path in direct if path.name.startswith(name)]]
     for _ in range(9):
         had = [path for tier in tiers for path in tier]
         tiers.append([path for path in _importing(near) if path not in had])
-        if len(tiers) > 1 and any(tiers):
+        if len(tiers) > 2 and any(tiers):
             break
         near = [each for name in near for each in _importers().get(name, ()) if each not in seen]
         seen |= set(near)
