@@ -23,7 +23,7 @@ PRELOADED = (
 )
 PLUGINS = ("xdist.plugin", "_hypothesis_pytestplugin")  # all that our tests use
 OFF = ("cacheprovider", "unraisableexception", "threadexception")
-EXAMPLES = 30  # of a property, where the test itself does not say
+EXAMPLES = 12  # of a property, at most
 BROKEN = 99  # of a fork: the tool's own failure
 
 
