@@ -67,16 +67,16 @@ def outcome_of(module: str, source: Path, folder: Path, most: int) -> record.Out
 def fates(
     root: Path, file: Path, tiers: Sequence[Sequence[Path]], made: Sequence[Mutant]
 ) -> list[str]:
-    """What becomes of each mutant: what survives the nearest tests has to face the next.
+    """What becomes of each mutant: what survives the nearest test file has to face the next.
 
-    Those of other modules (the tiers from the third on) are asked only where too many survive.
+    The next are asked only where too many survive: what they notice by chance is no test of it.
     """
     found = ["survived"] * len(made)
-    for tier, tests in enumerate(tiers):
+    for place, path in enumerate(path for tier in tiers for path in tier):
         alive = [index for index, said in enumerate(found) if said == "survived"]
-        enough = tier > 1 and len(alive) <= (1 - record.LEAST) * len(made)
-        if tests and alive and not enough:
-            said = _fates(root, file, tests, [made[index] for index in alive])
+        enough = place > 0 and len(alive) <= (1 - record.LEAST) * len(made)
+        if alive and not enough:
+            said = _fates(root, file, [path], [made[index] for index in alive])
             for index, each in zip(alive, said, strict=True):
                 found[index] = each
     return found

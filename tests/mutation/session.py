@@ -10,9 +10,10 @@ import builtins
 import dataclasses
 import gc
 import json
+import signal
 import sys
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import hypothesis
 from mutation.forks import BROKEN, forked, written
 from mutation.mutants import Mutant
 
-FACTOR, LEAST = 5.0, 15.0  # a mutant's tests may take so many times the clean time, and seconds
+FACTOR, OWN = 5.0, 3.0  # a test may take so many times its clean time, and seconds
+LEAST = 30.0  # and all of a mutant's tests so many more
 NOT_SO = 77  # exit code: the functions cannot be replaced
 TOLD = "_mutation_told"
 Key = tuple[str, int]
@@ -134,7 +136,9 @@ class Session:
         )
 
         def work() -> int:
-            return run(ordered) if put_in(mutant.source, self.file, functions) else NOT_SO
+            if not put_in(mutant.source, self.file, functions):
+                return NOT_SO
+            return run(ordered, clean.seconds)
 
         with written(self.file, mutant.source):
             code = forked(work, clean.limit(rank))
@@ -145,12 +149,20 @@ def fate(code: int | None) -> str:
     """What the exit code of a mutant's run says."""
     if code == BROKEN:
         raise RuntimeError("the fork of a mutant broke")
-    return {None: "timeout", 0: "survived"}.get(code, "killed")
+    return {None: "timeout", -signal.SIGPROF: "timeout", 0: "survived"}.get(code, "killed")
 
 
-def run(items: Sequence[Any]) -> int:
-    """Runs tests until one fails: 1 if one does."""
+def run(items: Sequence[Any], seconds: Mapping[str, float] | None = None) -> int:
+    """Runs tests until one fails: 1 if one does.
+
+    Args:
+        items: the tests.
+        seconds: what each took without a mutant. A signal ends the process where one takes so much
+            of the processor that it must be in a loop; of the clock a busy machine takes more.
+    """
     for item, later in zip(items, [*items[1:], None], strict=True):
+        if seconds is not None:
+            signal.setitimer(signal.ITIMER_PROF, OWN + FACTOR * seconds[item.nodeid])
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=later)
         if item.session.testsfailed:
             return 1
