@@ -33,12 +33,15 @@ SKIPPED = (
     | m.If(test=m.Name("TYPE_CHECKING"))
     | m.FunctionDef(decorators=[m.Decorator(m.Name("overload"))])
     | m.Call(func=LOGS | TYPING)
-    | m.Arg(keyword=m.Name("strict"))  # of zip: a guard of what an earlier check has refused
     | m.Assign(targets=[m.AssignTarget(m.Name("__all__") | m.Name("__slots__"))])
     | m.Subscript(
         value=m.Name(value=m.MatchIfTrue(lambda name: name[:1].isupper() and name != "N"))
     )
 )
+# A guard of what an earlier check has refused; the tests have one device, the CPU.
+KEPT_ARGUMENT = m.Arg(keyword=m.Name("strict") | m.Name("device"))
+# Its strings are advice, for the text of an error.
+CHECK = m.Call(func=m.Name(m.MatchIfTrue(lambda name: name.lstrip("_").startswith("require"))))
 UNTOUCHED_CALLS = m.Call(func=m.Name("len") | m.Name("isinstance"))
 
 
@@ -62,7 +65,9 @@ class Mutant:
 def dropped_arguments(node: cst.Call) -> Iterator[cst.CSTNode]:
     """A call without one of its arguments."""
     if len(node.args) > 1 and not m.matches(node, UNTOUCHED_CALLS):
-        for index in range(len(node.args)):
+        for index, argument in enumerate(node.args):
+            if m.matches(argument, KEPT_ARGUMENT):
+                continue
             yield node.with_changes(args=[*node.args[:index], *node.args[index + 1 :]])
 
 
@@ -118,11 +123,14 @@ class _Places(cst.CSTVisitor):
     def __init__(self, positions: Any) -> None:
         self.positions = positions
         self.functions: list[cst.FunctionDef] = []
+        self.advice: set[cst.CSTNode] = set()
         self.found: list[tuple[cst.CSTNode, cst.CSTNode, cst.FunctionDef | None]] = []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        if m.matches(node, SKIPPED):
+        if m.matches(node, SKIPPED) or m.matches(node, KEPT_ARGUMENT) or node in self.advice:
             return False
+        if m.matches(node, CHECK):
+            self.advice |= {each.value for each in m.findall(node, m.Arg(m.SimpleString()))}
         around = self.functions[-1] if self.functions else None
         for kind, operator in OPERATORS:
             if isinstance(node, kind):
