@@ -18,7 +18,7 @@ from pathlib import Path
 from mutation import record, suite
 from mutation.forks import preload, pytest_in_fork, written
 from mutation.mutants import Mutant, mutants
-from mutation.session import LEAST, Chosen, Clean, Session, fate, read_clean
+from mutation.session import Chosen, Clean, Session, fate, read_clean
 
 MOST = 60  # mutants of a module; of larger ones a draw
 
@@ -64,35 +64,32 @@ def outcome_of(module: str, source: Path, folder: Path, most: int) -> record.Out
     return outcome
 
 
-def fates(
-    root: Path, file: Path, tiers: Sequence[Sequence[Path]], made: Sequence[Mutant]
-) -> list[str]:
+def fates(root: Path, file: Path, tests: Sequence[Path], made: Sequence[Mutant]) -> list[str]:
     """What becomes of each mutant: what survives the nearest test file has to face the next.
 
     The next are asked only where too many survive: what they notice by chance is no test of it.
     """
     found = ["survived"] * len(made)
-    for place, path in enumerate(path for tier in tiers for path in tier):
+    for place, path in enumerate(tests):
         alive = [index for index, said in enumerate(found) if said == "survived"]
         enough = place > 0 and len(alive) <= (1 - record.LEAST) * len(made)
         if alive and not enough:
-            said = _fates(root, file, [path], [made[index] for index in alive])
+            said = _fates(root, file, path, [made[index] for index in alive])
             for index, each in zip(alive, said, strict=True):
                 found[index] = each
     return found
 
 
-def _fates(root: Path, file: Path, tests: Sequence[Path], made: Sequence[Mutant]) -> list[str]:
-    """What becomes of each mutant in these tests.
+def _fates(root: Path, file: Path, test: Path, made: Sequence[Mutant]) -> list[str]:
+    """What becomes of each mutant in this test file.
 
     Raises:
         RuntimeError: a test fails without a mutant, or pytest itself does not work.
     """
     with tempfile.TemporaryDirectory() as folder:
         log, told = Path(folder, "log"), Path(folder, "report.json")
-        files = [str(path) for path in tests]
         session = Session(file, made, told)
-        if pytest_in_fork(root, files, session, log, 36000) != 0:
+        if pytest_in_fork(root, str(test), session, log, 36000) != 0:
             raise RuntimeError(f"{file}:\n{log.read_text(encoding='utf-8')[-4000:]}")
         said = json.loads(told.read_text(encoding="utf-8"))["fates"]
         clean = read_clean(told)
@@ -104,10 +101,10 @@ def _fates(root: Path, file: Path, tests: Sequence[Path], made: Sequence[Mutant]
 
 def _fresh(root: Path, file: Path, mutant: Mutant, clean: Clean, log: Path) -> str:
     """The fate of a mutant whose tests are collected for it alone."""
-    tests = clean.order(mutant.function)
-    files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+    tests = clean.order(None)
+    test_file = tests[0].split("::")[0]
     with written(file, mutant.source):
-        code = pytest_in_fork(root, files, Chosen(tests), log, clean.limit(tests) + LEAST)
+        code = pytest_in_fork(root, test_file, Chosen(tests), log, clean.limit(tests))
     if code in (3, 4):
         raise RuntimeError(f"pytest ends with {code}:\n{log.read_text(encoding='utf-8')[-4000:]}")
     return fate(code)

@@ -53,9 +53,7 @@ def preload(folder: Path, names: Sequence[str] = PRELOADED) -> None:
     gc.freeze()
 
 
-def pytest_in_fork(
-    root: Path, files: Sequence[str], plugin: Any, log: Path, limit: float
-) -> int | None:
+def pytest_in_fork(root: Path, test: str, plugin: Any, log: Path, limit: float) -> int | None:
     """Exit code of pytest in a fork, None when it took too long."""
 
     def work() -> int:
@@ -67,7 +65,7 @@ def pytest_in_fork(
 
         loaded = [part for name in PLUGINS for part in ("-p", name)]
         off = [part for name in OFF for part in ("-p", f"no:{name}")]
-        return int(pytest.main(["-x", "-q", *loaded, *off, *files], plugins=[plugin]))
+        return int(pytest.main(["-x", "-q", *loaded, *off, test], plugins=[plugin]))
 
     return forked(work, limit)
 

@@ -70,23 +70,21 @@ def _tests() -> dict[Path, set[str]]:
     return {path: imported(path) for path in files if path.name not in LEFT_OUT}
 
 
-def tests_of(module: str) -> list[list[Path]]:
-    """Test files: named after a module; that import it; that import one that does; further.
+def tests_of(module: str) -> list[Path]:
+    """Test files: named after a module; that import it; that import one that does; further ones.
 
     What is further than that is looked for only where there is nothing nearer.
     """
     seen, near = {module}, [module]
-    name = f"test_{module.rsplit('.', 1)[1]}"
-    direct = _importing(near)
-    tiers = [[path for path in direct if path.name.startswith(name)]]
+    named = f"test_{module.rsplit('.', 1)[1]}"
+    found = sorted(_importing(near), key=lambda path: not path.name.startswith(named))
     for _ in range(9):
-        had = [path for tier in tiers for path in tier]
-        tiers.append([path for path in _importing(near) if path not in had])
-        if len(tiers) > 2 and any(tiers):
-            break
         near = [each for name in near for each in _importers().get(name, ()) if each not in seen]
         seen |= set(near)
-    return tiers
+        found += [path for path in _importing(near) if path not in found]
+        if found:
+            break
+    return found
 
 
 def _importing(names: Iterable[str]) -> list[Path]:

@@ -41,7 +41,7 @@ root = pathlib.Path(sys.argv[1])
 forks.preload(root, ["pytest"])
 file, test = root / "tiny.py", root / "test_tiny.py"
 made, _ = mutants(file.read_text())
-found = fates(root, file, [[test]], made)
+found = fates(root, file, [test], made)
 print(json.dumps([[list(each.diff), said] for each, said in zip(made, found)]))
 """
 
