@@ -225,7 +225,7 @@ def _codes(code: types.CodeType) -> Iterator[tuple[Key, types.CodeType]]:
 def _functions(file: Path) -> Iterator[types.FunctionType]:
     gc.unfreeze()  # frozen objects are not listed
     for each in gc.get_objects():
-        if isinstance(each, types.FunctionType) and each.__code__.co_filename == str(file):
+        if type(each) is types.FunctionType and each.__code__.co_filename == str(file):
             yield each
     gc.freeze()
 

@@ -324,3 +324,17 @@ def test_a_long_answer_is_cut_off_in_what_is_said_of_it(length, told):
     with pytest.raises(AnswerError) as raised:
         parse_single("x" * length, 5)
     assert str(raised.value) == f"not JSON: '{told}'"
+
+
+def test_criteria_without_a_weight_share_alike_beside_one_of_weight_1():
+    rubric = Rubric("a", (Criterion("b"), Criterion("c", 1)))
+    asked = str(single_messages(rubric, QUESTION, FIRST))
+    assert "- b (50 %)" in asked
+    assert "- c (50 %)" in asked
+    assert "from 0 (worst) to 10 (best)" in asked
+
+
+def test_a_weight_is_finite_and_a_best_score_may_be_small():
+    with pytest.raises(ValueError, match="weight of 'a' must be finite"):
+        Criterion("a", float("inf"))
+    assert Rubric("a", max_score=0.5).max_score == 0.5
