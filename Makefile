@@ -1,5 +1,5 @@
 # Everything runs from a fresh clone: each target makes its own .venv first.
-.PHONY: help venv demo docs test test-fast test-wide test-matrix benchmarks check lint types ide clean
+.PHONY: help venv demo docs test test-fast test-wide test-matrix test-mutation benchmarks check lint types ide clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -46,6 +46,9 @@ test-wide: venv ## whole tables, of which `make test` has a cover
 
 test-matrix: venv ## runs and records cells of docs/capability.json: hours; CELLS="rlpr and megatron"
 	VERL_EXT_RECORD=1 $(BIN)/python -m pytest tests/matrix -m 'wide or not wide' -k '$(or $(CELLS),test)'
+
+test-mutation: venv ## mutates the modules of formulas, records docs/mutation.json: hours; MODULES="verl_ext.losses"
+	PYTHONPATH=tests $(BIN)/python -m mutation $(MODULES)
 
 benchmarks: venv ## measures the bars of docs/benchmarks.md on this machine
 	$(BIN)/python benchmarks/page.py

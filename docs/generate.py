@@ -1,4 +1,4 @@
-"""Writes the generated pages: papers, configuration, capability matrix, benchmarks.
+"""Writes the generated pages: papers, configuration, capability matrix, benchmarks, mutants.
 
     python docs/generate.py          # write
     python docs/generate.py --check  # 1 if a page is stale
@@ -20,6 +20,7 @@ from typing import Any
 import docstring_parser
 from benchmark_table import benchmarks
 from capability_table import capability
+from mutation_table import mutation
 from overlay_tables import escaped, overlay, table
 
 from verl_ext import papers
@@ -109,6 +110,7 @@ def pages() -> dict[str, str]:
         "papers/index.md": _index(),
         "configuration.md": _configuration(),
         "benchmarks.md": "\n".join([NOTE, *benchmarks()]) + "\n",
+        "mutation.md": "\n".join([NOTE, *mutation()]) + "\n",
         "capability.md": "\n".join([NOTE, *capability(on_cpu)]) + "\n",
     }
 

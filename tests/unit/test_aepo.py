@@ -18,6 +18,7 @@ def withheld(mask, value):
 
 
 NEGATIVE = [[1, 0], [1, 1]]
+NAMES = ("sequence_threshold", "token_threshold")
 
 
 def test_masking_begins_above_high_and_ends_below_low():
@@ -94,3 +95,25 @@ def test_without_a_gate_there_is_no_state_to_take_up():
     assert mask.state_dict() == {}
     with pytest.raises(ValueError, match="there is no gate"):
         mask.load_state_dict({"on": True})
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match="masks nothing"):
+        Aepo(gate="off")
+    for one_number in ({"low": 0.1}, {"high": 0.1}):
+        with pytest.raises(ValueError, match=r"both numbers .* or both 'auto'"):
+            Aepo(**one_number)
+
+
+def test_either_threshold_or_both_do_without_a_gate():
+    for thresholds in (
+        {"sequence_threshold": 1.0},
+        dict.fromkeys(NAMES, 1.0),
+    ):
+        mask = Aepo(gate="off", **thresholds)
+        assert withheld(mask, 0.9) == []
+        assert withheld(mask, 1.1) == NEGATIVE
+
+
+def test_there_is_no_news_before_the_first_batch():
+    assert Aepo().news == ""

@@ -668,3 +668,14 @@ def test_a_call_of_the_kernel_that_does_not_fit_is_refused(change, message):
 def test_a_shard_is_named_by_its_group_and_first_id():
     shard = VocabShard(group=None, start=5)
     assert (shard.group, shard.start) == (None, 5)
+
+
+def test_the_statistics_carry_no_gradient():
+    student, teacher = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
+    student.requires_grad_()
+    terms = token_terms(
+        student, None, TeacherLogits(teacher), alpha=0.5, top_k=2, support="student", tail=True
+    )
+    assert terms.divergence.requires_grad
+    for statistic in (terms.student_tail, terms.teacher_tail, terms.overlap):
+        assert not statistic.requires_grad

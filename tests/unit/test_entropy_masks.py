@@ -473,3 +473,11 @@ def test_an_unknown_denominator_is_refused_with_the_choices():
 def test_a_keep_mask_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"keep_mask \(2, 1\)"):
         loss_inputs(ENTROPY, MASK, MASK[:, :1])
+
+
+@pytest.mark.parametrize("short", range(3))
+def test_shapes_that_would_broadcast_into_the_loss_are_refused(short):
+    given = [ENTROPY, MASK, MASK]
+    given[short] = given[short][:, :1]
+    with pytest.raises(ValueError, match="shapes must be equal"):
+        loss_inputs(*given)

@@ -64,3 +64,20 @@ def test_what_does_not_fit_is_refused():
         interpolated_log_probs(ref[:-1], student, labels, 0.5)
     with pytest.raises(ValueError, match="rate must be in"):
         interpolated_log_probs(ref, student, labels, 1.5)
+
+
+def test_a_row_too_many_is_refused_where_rows_are_selected_too():
+    ref, student, labels = logits()
+    rows = torch.tensor([0, 3])
+    with pytest.raises(ValueError, match="shapes must be equal"):
+        interpolated_log_probs(ref, student[:-1], labels[rows], 0.5, rows=rows)
+
+
+def test_the_shard_is_asked_whether_its_size_goes_with_its_start():
+    class Shard:
+        def require_size(self, size):
+            raise ValueError(f"no shard of {size}")
+
+    ref, student, labels = logits()
+    with pytest.raises(ValueError, match="no shard of 11"):
+        interpolated_log_probs(ref, student, labels, 0.5, vocab=Shard())

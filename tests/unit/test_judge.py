@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from verl_ext.reward_fns.judge import bidirectional, both_orders
+from verl_ext.reward_fns.judge import BothOrders, bidirectional, both_orders
 
 
 def judge_of(answers):
@@ -52,6 +52,11 @@ def test_a_favour_for_a_place_cancels_in_the_totals_and_is_told():
     both = asyncio.run(both_orders(judge, "i", "j"))
     assert both.totals == (3 + 3 + 1.5, 5 + 5 + 1.5)
     assert both.favour == 1.5
+
+
+@pytest.mark.parametrize("both", [BothOrders((1, 2), None), BothOrders(None, (1, 2))])
+def test_where_an_order_is_void_no_favour_can_be_told(both):
+    assert both.favour is None
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])

@@ -280,7 +280,8 @@ def test_the_schema_allows_exactly_what_is_read(form, fields):
     schema = wanted["json_schema"]["schema"]
     assert schema["required"] == fields
     good = dict.fromkeys(fields, 5)
-    jsonschema.validate(good, schema)
+    for score in (5, 0, 0.5):
+        jsonschema.validate(dict.fromkeys(fields, score), schema)
     for bad in (good | {"why": ""}, {}, dict.fromkeys(fields, 5.1), dict.fromkeys(fields, -1),
                 dict.fromkeys(fields, "5"), dict.fromkeys(fields, True)):  # fmt: skip
         with pytest.raises(jsonschema.ValidationError):
@@ -303,3 +304,37 @@ def test_the_schema_allows_exactly_what_is_read(form, fields):
 def test_rubrics_that_cannot_be_are_refused(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_servers_are_told_what_the_answer_is_called():
+    assert pair_format(5)["json_schema"]["name"] == "scores_of_two_responses"
+    assert single_format(5)["json_schema"]["name"] == "score_of_one_response"
+
+
+def test_each_prompt_asks_for_as_many_scores_as_it_shows_responses():
+    both = str(pair_messages(RUBRIC, QUESTION, FIRST, SECOND))
+    one = str(single_messages(RUBRIC, QUESTION, FIRST))
+    order = "for the responses shown first and second, numbers from 0 to"
+    assert order in both
+    assert order not in one
+
+
+@pytest.mark.parametrize(("length", "told"), [(80, "x" * 80), (81, "x" * 77 + "..."), (3, "xxx")])
+def test_a_long_answer_is_cut_off_in_what_is_said_of_it(length, told):
+    with pytest.raises(AnswerError) as raised:
+        parse_single("x" * length, 5)
+    assert str(raised.value) == f"not JSON: '{told}'"
+
+
+def test_criteria_without_a_weight_share_alike_beside_one_of_weight_1():
+    rubric = Rubric("a", (Criterion("b"), Criterion("c", 1)))
+    asked = str(single_messages(rubric, QUESTION, FIRST))
+    assert "- b (50 %)" in asked
+    assert "- c (50 %)" in asked
+    assert "from 0 (worst) to 10 (best)" in asked
+
+
+def test_a_weight_is_finite_and_a_best_score_may_be_small():
+    with pytest.raises(ValueError, match="weight of 'a' must be finite"):
+        Criterion("a", float("inf"))
+    assert Rubric("a", max_score=0.5).max_score == 0.5

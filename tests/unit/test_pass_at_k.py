@@ -82,8 +82,9 @@ def test_a_count_that_cannot_be_is_refused_and_shown(count):
 
 @pytest.mark.parametrize("outcome", [-1.0, 0.5, nan])
 def test_an_outcome_other_than_0_or_1_is_refused(outcome):
-    with pytest.raises(ValueError, match="outcomes must be 0 or 1"):
+    with pytest.raises(ValueError, match="outcomes must be 0 or 1") as error:
         pass_at_k_curve(torch.tensor([[1.0, outcome]]))
+    assert str(error.value).endswith(f"got [{outcome:.1f}]")
 
 
 def test_no_outcomes_are_refused():

@@ -107,3 +107,8 @@ def test_what_cannot_be_ranked_is_refused():
         auc(tensor([0, 1]), torch.tensor([0, 1, 1]))
     with pytest.raises(ValueError, match="differ"):
         spearman(tensor([1, 1]), tensor([0, 1]))
+
+
+def test_the_correlation_of_one_value_with_many_is_refused():
+    with pytest.raises(ValueError, match="shapes must be equal"):
+        spearman(tensor([0, 1]), tensor([1]))

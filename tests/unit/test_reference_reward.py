@@ -10,7 +10,7 @@ from verl_ext.reward_fns.reference_reward import (
     ReferenceReward,
     Repetition,
 )
-from verl_ext.reward_fns.response_format import ANSWER_ONLY
+from verl_ext.reward_fns.response_format import ANSWER_ONLY, Tags
 from verl_ext.reward_fns.splice import Outcome, spliced_text
 
 EOS = "<|im_end|>"
@@ -120,3 +120,16 @@ def test_without_reasoning_there_are_no_tags():
     first, end = spliced.span
     assert spliced.text[first:end] == "4 2"
     assert without_reasoning(" \n", eos=EOS).outcome is Outcome.EMPTY_REFERENCE
+
+
+def test_only_the_last_tag_of_a_prompt_opens_and_it_may_be_all_of_it():
+    assert opened_by("Write <think> first. <think>\n") == "<think>\n"
+    assert opened_by("<think>") == "<think>"
+
+
+def test_an_opened_response_is_spliced_by_the_tags_that_are_given():
+    tags = Tags(think=("[", "]"), answer=("{", "}"))
+    spliced = spliced_after("[\n", "why]\n{41}", "42", eos=EOS, tags=tags)
+    assert spliced.outcome is Outcome.OK
+    assert spliced.text.startswith("why]")
+    assert "42" in spliced.text

@@ -133,6 +133,16 @@ def test_shapes_that_would_broadcast_are_refused():
         reverse_kl(STUDENT, TEACHER[:, :1], MASK)
 
 
+def test_a_mask_that_would_broadcast_is_refused():
+    with pytest.raises(ValueError, match=r"response_mask \(1, 1\)"):
+        reverse_kl(STUDENT, TEACHER, MASK[:, :1])
+
+
+def test_the_mean_of_one_token_is_that_token():
+    one = torch.tensor([[0, 1, 0, 0, 0, 0]])
+    assert not reverse_kl(STUDENT, TEACHER, one, center=True).any()
+
+
 # A student and a teacher over eight actions, and their exact reverse KL.
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(8, dtype=torch.float64, generator=GENERATOR)

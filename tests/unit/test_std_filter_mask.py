@@ -163,3 +163,28 @@ def test_the_defaults_are_the_authors_and_say_who_acts():
     assert (resample.resamples, mask.resamples) == (True, False)
     assert (resample.max_gen_batches, mask.denominator) == (10, "kept")
     assert StdFilterMask(mode="mask", denominator="all").denominator == "all"
+
+
+def test_prompts_without_any_reward_are_dropped_and_count_as_judged():
+    mask = made()
+    judge(mask, a=0.9)
+    mask.reject(["b", "c"])
+    assert mask.judged == {"a": True, "b": False, "c": False}
+    mask.end_step(2)
+    assert mask.metrics["kept"] == 1 / 3
+    assert mask.metrics["mean_std"] == pytest.approx(0.9)
+
+
+def test_one_batch_may_be_all_that_is_judged():
+    assert StdFilterMask(max_gen_batches=1).max_gen_batches == 1
+
+
+def test_the_authors_average_begins_at_the_sixth_step():
+    thresholds = []
+    for settings in ({}, {"warmup_from": 6}, {"warmup_from": 7}):
+        mask = StdFilterMask(**settings)
+        for step in range(1, 11):
+            judge(mask, a=float(step))
+            mask.end_step(step)
+        thresholds.append(mask.threshold)
+    assert thresholds[0] == thresholds[1] != thresholds[2]

@@ -68,3 +68,28 @@ def test_what_does_not_fit_is_refused():
         most_likely_tokens(logits(), 0)
     with pytest.raises(ValueError, match="ids must have 3 rows"):
         log_probs_at(logits(), torch.zeros(7, 2, dtype=torch.int64), rows=ROWS)
+
+
+class Shard:
+    """One of two, which looks at its size alone."""
+
+    count = 2
+
+    def __init__(self, size):
+        self.size = size
+
+    def require_size(self, size):
+        if size != self.size:
+            raise ValueError(f"no shard of {size}")
+
+
+def test_the_shard_is_asked_whether_its_size_goes_with_its_start():
+    with pytest.raises(ValueError, match="no shard of 40"):
+        most_likely_tokens(logits(), 3, vocab=Shard(41))
+    with pytest.raises(ValueError, match="no shard of 40"):
+        log_probs_at(logits(), torch.zeros(7, 2, dtype=torch.int64), vocab=Shard(41))
+
+
+def test_as_many_tokens_may_be_asked_for_as_all_shards_hold():
+    with pytest.raises(ValueError, match="between 1 and the vocabulary's 80, got 81"):
+        most_likely_tokens(logits(), 81, vocab=Shard(40))

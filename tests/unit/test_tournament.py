@@ -578,3 +578,14 @@ def test_an_anchor_that_is_no_player_is_refused(topology, number):
 
 def test_the_names_of_the_topologies_are_those_of_the_functions():
     assert {name: fn.__name__ for name, fn in TOPOLOGIES.items()} == {n: n for n in TOPOLOGIES}
+
+
+def test_who_is_out_later_is_above_who_has_more_points():
+    # The lower number wins. Whoever meets 3 gets 10 and 3 gets 9; other matches end 1 to 0.
+    async def compare(i, j):
+        won, lost = (10, 9) if 3 in (i, j) else (1, 0)
+        return (won, lost) if i < j else (lost, won)
+
+    for seed in range(6):
+        rewards = played(double_elimination, 4, compare, seed=seed).rewards
+        assert rewards == pytest.approx([1, 2 / 3, 1 / 3, 0])
