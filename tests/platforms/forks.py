@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 
 ENVIRONMENT = {**os.environ, "TOLD_AT_START": "1"}
@@ -11,6 +12,17 @@ from verl_ext.platforms import fork_server
 print(fork_server.start(["json"], ["numpy"], ["csv"], os.environ), flush=True)
 sys.stdin.read()
 """
+
+
+def with_server(starts=STARTS, **environment):
+    """A process that starts a server, prints its program and ends with its input."""
+    return subprocess.Popen(
+        [sys.executable, "-c", starts],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, **environment},
+    )
 
 
 def wait_until(condition, seconds=20):

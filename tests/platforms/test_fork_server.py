@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from platforms.forks import ENVIRONMENT, STARTS, alive, run, started, wait_until
+from platforms.forks import alive, run, started, wait_until, with_server
 
 from verl_ext.platforms import fork_server
 
@@ -16,13 +15,7 @@ from verl_ext.platforms import fork_server
 @pytest.fixture(scope="module")
 def python():
     """The program to use for ``python``, of a server that lives as long as the module's tests."""
-    driver = subprocess.Popen(
-        [sys.executable, "-c", STARTS],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
+    driver = with_server()
     path = Path(driver.stdout.readline().strip())
     yield path
     driver.communicate()

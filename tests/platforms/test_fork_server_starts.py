@@ -2,11 +2,10 @@
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from platforms.forks import ENVIRONMENT, STARTS, alive, run, started, wait_until
+from platforms.forks import STARTS, alive, run, started, wait_until, with_server
 
 
 def test_what_modules_set_on_import_is_set_in_forks(tmp_path, monkeypatch):
@@ -15,23 +14,15 @@ def test_what_modules_set_on_import_is_set_in_forks(tmp_path, monkeypatch):
         "os.environ.setdefault('OTHERS', 'module')"
     )
     starts = STARTS.replace('["json"]', '["sets"]')
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
     code = "import os; print(os.environ['SET_ON_IMPORT'], os.environ['OTHERS'])"
-    with subprocess.Popen(
-        [sys.executable, "-c", starts],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as driver:
+    with with_server(starts, PYTHONPATH=str(tmp_path)) as driver:
         program = driver.stdout.readline().strip()
         assert run(program, "-c", code).stdout == "1! module\n"
         assert run(program, "-c", code, env={**os.environ, "OTHERS": "x"}).stdout == "1! x\n"
 
 
 def test_forks_die_with_who_started_the_server():
-    driver = subprocess.Popen([sys.executable, "-c", STARTS], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True)  # fmt: skip
+    driver = with_server()
     program = Path(driver.stdout.readline().strip())
     process, pid = started(program)
     driver.kill()
@@ -42,8 +33,7 @@ def test_forks_die_with_who_started_the_server():
 
 def test_modules_that_are_not_there_are_passed_over():
     starts = STARTS.replace('["json"]', '["not_there"]')
-    with subprocess.Popen([sys.executable, "-c", starts], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as driver:  # fmt: skip
+    with with_server(starts) as driver:
         program = Path(driver.stdout.readline().strip())
         assert run(program, "-c", "print(1)").stdout == "1\n"
         assert "not_there" in (program.parent / "log").read_text()
@@ -51,22 +41,14 @@ def test_modules_that_are_not_there_are_passed_over():
 
 def test_a_server_without_more_to_import_answers_at_once():
     starts = STARTS.replace('["csv"]', "[]")
-    with subprocess.Popen([sys.executable, "-c", starts], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as driver:  # fmt: skip
+    with with_server(starts) as driver:
         assert run(driver.stdout.readline().strip(), "-c", "print(1)").stdout == "1\n"
 
 
 def test_who_waits_for_a_server_that_ends_says_so(tmp_path):
     (tmp_path / "slow.py").write_text("import time; time.sleep(2)")
     starts = STARTS.replace('["numpy"]', '["slow"]')
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
-    driver = subprocess.Popen(
-        [sys.executable, "-c", starts],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    driver = with_server(starts, PYTHONPATH=str(tmp_path))
     program = driver.stdout.readline().strip()
     waiting = subprocess.Popen(
         [program, "-c", "print(1)"], stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -82,14 +64,7 @@ def test_who_waits_for_a_server_that_ends_says_so(tmp_path):
 def test_forks_that_draw_the_same_ids_of_ray_are_refused(tmp_path):
     (tmp_path / "draws.py").write_text("import ray; ray._raylet.UniqueID.from_random()")
     starts = STARTS.replace('["numpy"]', '["draws"]')
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", starts],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as driver:
+    with with_server(starts, PYTHONPATH=str(tmp_path)) as driver:
         program = driver.stdout.readline().strip()
         assert run(program, "-c", "print(1)").stdout == "1\n"
         second = run(program, "-c", "print(2)")
