@@ -200,5 +200,5 @@ def test_verl_loads_the_reward_by_its_package_path():
 def test_a_misspelt_keyword_is_told_its_spelling_and_a_strange_one_is_not():
     with pytest.raises(ValueError, match=r"did you mean 'binary'\?"):
         compute_score("s", "x", "a", binray=True)
-    with pytest.raises(ValueError, match="allowed: 'binary'$"):
+    with pytest.raises(ValueError, match=r"allowed: 'binary'$"):
         compute_score("s", "x", "a", colour=True)
