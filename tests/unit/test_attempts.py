@@ -34,3 +34,8 @@ def test_a_score_that_is_no_number_is_refused(broken):
         Attempts().see([0.0, broken])
     with pytest.raises(ValueError, match="success_threshold must be finite"):
         Attempts(success_threshold=broken)
+
+
+def test_a_score_that_is_no_number_is_refused_after_a_success_too():
+    with pytest.raises(ValueError, match="mend the reward"):
+        Attempts(solved=True).see([0.0, math.nan])

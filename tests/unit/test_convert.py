@@ -300,6 +300,10 @@ def test_a_line_separator_inside_a_question_ends_no_line(tmp_path):
         (lambda p: p / "nothing", "there is no such file or folder"),
         (lambda p: jsonl(p / "MATH.tar.gz", []), "an archive; unpack it"),
         (lambda p: jsonl(p / "folder" / "MATH.zip", []).parent, "only an archive"),
+        *(
+            ((lambda p, end=end: jsonl(p / f"MATH{end}", [])), "an archive; unpack it")
+            for end in (".zip", ".ZIP", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+        ),
         (lambda p: jsonl(p / "train.csv", []), "expected a folder or a file .jsonl, .json"),
         (lambda p: jsonl(p / "data.jsonl", []), "neither the file's name nor its folder's"),
         (lambda p: jsonl(p / "train_socratic.jsonl", []), "neither the file's name"),

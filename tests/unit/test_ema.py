@@ -248,3 +248,10 @@ def test_another_model_is_refused(student, message, call):
     ema = Ema(weights(1.0, 1.0), 0.5)
     with pytest.raises(ValueError, match=message):
         getattr(ema, call)(student)
+
+
+def test_the_distance_is_over_all_weights_together():
+    ema = Ema({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}, 0.5)
+    student = {"a": torch.tensor([3.0 + 5.0]), "b": torch.tensor([4.0 + 12.0])}
+    assert ema.squared_distance(student) == (5**2 + 12**2, 8**2 + 16**2)
+    assert ema.distance(student) == pytest.approx(13 / math.hypot(8, 16))

@@ -133,3 +133,14 @@ def test_an_opened_response_is_spliced_by_the_tags_that_are_given():
     assert spliced.outcome is Outcome.OK
     assert spliced.text.startswith("why]")
     assert "42" in spliced.text
+
+
+def test_the_parts_say_whether_the_format_was_kept():
+    assert ReferenceReward().parts(GOOD, Outcome.OK, LOG_PROBS).format == 1
+    assert ReferenceReward().parts("x" + GOOD, Outcome.OK, LOG_PROBS).format == 0
+
+
+def test_what_has_no_reward_has_no_parts_either():
+    parts = ReferenceReward().parts(GOOD, Outcome.EMPTY_REFERENCE, base=0.3)
+    assert math.isnan(parts.reward)
+    assert (parts.probability, parts.gain, parts.format, parts.repetition) == (0, 0, 0, 0)

@@ -134,3 +134,8 @@ def test_a_weight_outside_0_to_1_is_refused(weight):
 def test_a_penalty_that_is_none_is_refused(penalty):
     with pytest.raises(ValueError, match="penalty must be finite and >= 0"):
         format_gated(torch.zeros(1), torch.ones(1), penalty=penalty)
+
+
+def test_a_format_may_cost_nothing_but_the_reward():
+    gated = format_gated(torch.tensor([0.5, 0.5]), torch.tensor([1, 0]), penalty=0)
+    assert gated.tolist() == [0.5, 0]

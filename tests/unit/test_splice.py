@@ -5,6 +5,7 @@ from verl_ext.reward_fns.splice import (
     Outcome,
     SplicedText,
     SplicedTokens,
+    of_reference,
     outcome_counts,
     reference_mask,
     splice,
@@ -31,6 +32,8 @@ def spliced(response, reference="7", **settings):
         # Its white space before stays, that behind it is one space.
         ("<think>a</think><answer>\n\t b \n", "<think>a</think><answer>\n\t 7 </answer>"),
         ("<think>a</think><answer>b c", "<think>a</think><answer> 7 </answer>"),
+        ("<think>a</think><answer>X b", "<think>a</think><answer> 7 </answer>"),
+        ("<think>a</think><answer>\r\n b", "<think>a</think><answer>\r\n 7 </answer>"),
         # An answer that is empty, blank or cut off right after its tag.
         ("<think>a</think><answer></answer>", "<think>a</think><answer> 7 </answer>"),
         ("<think>a</think><answer>\n</answer>", "<think>a</think><answer>\n7 </answer>"),
@@ -234,3 +237,13 @@ def test_outcomes_are_counted_and_each_is_named():
         "too_long": 1,
         "invalid_log_prob": 0,
     }
+
+
+def test_of_the_values_those_of_the_reference_are_taken():
+    assert of_reference([-0.1, -0.2, -0.3], [False, True, True]) == [-0.2, -0.3]
+    with pytest.raises(ValueError, match="shorter"):
+        of_reference([-0.1, -0.2], [True])
+
+
+def test_without_a_text_there_is_no_span():
+    assert spliced_text("no tags", "7", eos=EOS) == SplicedText(Outcome.INVALID_FORMAT, "", (0, 0))

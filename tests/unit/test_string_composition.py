@@ -195,3 +195,10 @@ def test_verl_loads_the_reward_by_its_package_path():
     path = "pkg://verl_ext.reward_fns.string_composition"
     loaded = import_utils.load_extern_object(module_path=path, object_name="compute_score")
     assert loaded is compute_score
+
+
+def test_a_misspelt_keyword_is_told_its_spelling_and_a_strange_one_is_not():
+    with pytest.raises(ValueError, match=r"did you mean 'binary'\?"):
+        compute_score("s", "x", "a", binray=True)
+    with pytest.raises(ValueError, match=r"allowed: 'binary'$"):
+        compute_score("s", "x", "a", colour=True)

@@ -228,3 +228,8 @@ def test_lists_of_unequal_length_are_refused(name):
     columns = {"groups": GROUPS, "scores": SCORES, "feedback": FEEDBACK}
     with pytest.raises(ValueError, match=r"9 rows, 8 (labels|scores|entries)"):
         chosen(**{name: columns[name][:-1]})
+
+
+def test_a_group_for_every_row_is_asked_for_by_its_name():
+    with pytest.raises(ValueError, match="group_ids must have one label per row"):
+        chosen(groups=GROUPS[:-1])

@@ -230,3 +230,7 @@ def test_a_chat_without_messages_is_refused():
 def test_a_limit_that_is_no_number_of_tokens_is_refused(limit):
     with pytest.raises(ValueError, match="max_tokens must be a whole number >= 1"):
         teacher_prompt(Choice(0, "2"), max_tokens=limit)
+
+
+def test_one_token_may_be_asked_for_and_holds_nothing():
+    assert teacher_prompt(Choice(0, "s"), max_tokens=1) == TeacherPrompt(None, "too_long")

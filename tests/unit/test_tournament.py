@@ -589,3 +589,8 @@ def test_who_is_out_later_is_above_who_has_more_points():
     for seed in range(6):
         rewards = played(double_elimination, 4, compare, seed=seed).rewards
         assert rewards == pytest.approx([1, 2 / 3, 1 / 3, 0])
+
+
+def test_a_double_elimination_ends_once_its_void_share_is_too_large_for_all_it_can_come_to():
+    # Eight dead matches of at most 14, after two rounds; the third is not asked for.
+    assert played(double_elimination, 8, void, max_void=0.5) == TournamentResult(None, 8, 8)
