@@ -53,7 +53,7 @@ def test_shapes_that_differ_are_all_named():
 
 def test_the_first_eight_rows_that_are_not_finite_are_shown():
     tensor_ops.require_finite("r", torch.zeros(2), "look")
-    with pytest.raises(ValueError, match="^r must be finite, got row 1: nan: look$"):
+    with pytest.raises(ValueError, match=r"^r must be finite, got row 1: nan: look$"):
         tensor_ops.require_finite("r", torch.tensor([0, math.nan]), "look")
     rows = ", ".join(f"row {row}: inf" for row in range(8))
     for count, more in ((8, ""), (9, " and 1 more"), (10, " and 2 more")):
