@@ -30,6 +30,7 @@ def main() -> int:
     )
     parser.add_argument("modules", nargs="*", help="beginnings of names; all without")
     parser.add_argument("--most", type=int, default=MOST, help="mutants of a module")
+    parser.add_argument("--again", action="store_true", help="recorded survivors alone")
     parser.add_argument("--dry", action="store_true", help="records nothing")
     given = parser.parse_args()
     modules = suite.pure_modules()
@@ -42,7 +43,10 @@ def main() -> int:
         suite.stage(Path(folder))
         preload(Path(folder))
         for name in chosen:
-            outcome = outcome_of(name, modules[name], Path(folder), given.most)
+            if given.again:
+                outcome = again(name, modules[name], Path(folder))
+            else:
+                outcome = outcome_of(name, modules[name], Path(folder), given.most)
             if not given.dry:
                 record.write(name, outcome, list(modules))
     return 0
@@ -50,18 +54,33 @@ def main() -> int:
 
 def outcome_of(module: str, source: Path, folder: Path, most: int) -> record.Outcome:
     """Runs a module's mutants."""
-    begun = time.monotonic()
     made, possible = mutants(source.read_text(encoding="utf-8"), most, module)
+    survivors, timeouts = run(module, folder, made)
+    return record.Outcome(possible, len(made), timeouts, survivors)
+
+
+def again(module: str, source: Path, folder: Path) -> record.Outcome:
+    """Runs a module's recorded survivors; the killed stay killed."""
+    before, lived = record.read()[module], record.lived(module)
+    every, possible = mutants(source.read_text(encoding="utf-8"))
+    made = [each for each in every if (each.line, each.diff) in lived]
+    survivors, timeouts = run(module, folder, made)
+    return record.Outcome(possible, before["mutants"], before["timeouts"] + timeouts, survivors)
+
+
+def run(module: str, folder: Path, made: Sequence[Mutant]) -> tuple[list[Mutant], int]:
+    """Runs mutants: those that survive, and the number of those that did not end."""
+    begun = time.monotonic()
     found = fates(suite.ROOT, suite.staged(folder, module), suite.tests_of(module), made)
     survivors = [each for each, said in zip(made, found, strict=True) if said == "survived"]
-    outcome = record.Outcome(possible, len(made), found.count("timeout"), survivors)
+    timeouts = found.count("timeout")
     print(
-        f"{module}: {len(made) - len(survivors)} of {len(made)} killed ({outcome.timeouts} by the "
-        f"clock) in {time.monotonic() - begun:.0f} s",
+        f"{module}: {len(made) - len(survivors)} of {len(made)} killed ({timeouts} by the clock) "
+        f"in {time.monotonic() - begun:.0f} s",
         flush=True,
     )
     report(survivors)
-    return outcome
+    return survivors, timeouts
 
 
 def fates(root: Path, file: Path, tests: Sequence[Path], made: Sequence[Mutant]) -> list[str]:
