@@ -60,12 +60,13 @@ def outcome_of(module: str, source: Path, folder: Path, most: int) -> record.Out
 
 
 def again(module: str, source: Path, folder: Path) -> record.Outcome:
-    """Runs a module's recorded survivors; the killed stay killed."""
+    """Runs a module's recorded survivors; the killed stay killed, what is no mutant now is gone."""
     before, lived = record.read()[module], record.lived(module)
     every, possible = mutants(source.read_text(encoding="utf-8"))
     made = [each for each in every if (each.line, each.diff) in lived]
+    tried = before["mutants"] - len(lived - {(each.line, each.diff) for each in made})
     survivors, timeouts = run(module, folder, made)
-    return record.Outcome(possible, before["mutants"], before["timeouts"] + timeouts, survivors)
+    return record.Outcome(possible, tried, before["timeouts"] + timeouts, survivors)
 
 
 def run(module: str, folder: Path, made: Sequence[Mutant]) -> tuple[list[Mutant], int]:
