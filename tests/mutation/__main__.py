@@ -55,7 +55,7 @@ def main() -> int:
 def outcome_of(module: str, source: Path, folder: Path, most: int) -> record.Outcome:
     """Runs a module's mutants."""
     made, possible = mutants(source.read_text(encoding="utf-8"), most, module)
-    survivors, timeouts = run(module, folder, made)
+    survivors, timeouts = run(module, folder, made, len(made))
     return record.Outcome(possible, len(made), timeouts, survivors)
 
 
@@ -65,14 +65,15 @@ def again(module: str, source: Path, folder: Path) -> record.Outcome:
     every, possible = mutants(source.read_text(encoding="utf-8"))
     made = [each for each in every if (each.line, each.diff) in lived]
     tried = before["mutants"] - len(lived - {(each.line, each.diff) for each in made})
-    survivors, timeouts = run(module, folder, made)
+    survivors, timeouts = run(module, folder, made, tried)
     return record.Outcome(possible, tried, before["timeouts"] + timeouts, survivors)
 
 
-def run(module: str, folder: Path, made: Sequence[Mutant]) -> tuple[list[Mutant], int]:
-    """Runs mutants: those that survive, and the number of those that did not end."""
+def run(module: str, folder: Path, made: Sequence[Mutant], tried: int) -> tuple[list[Mutant], int]:
+    """Runs mutants of those that are tried in all: survivors, and how many did not end."""
     begun = time.monotonic()
-    found = fates(suite.ROOT, suite.staged(folder, module), suite.tests_of(module), made)
+    file, most_alive = suite.staged(folder, module), (1 - record.LEAST) * tried
+    found = fates(suite.ROOT, file, suite.tests_of(module), made, most_alive)
     survivors = [each for each, said in zip(made, found, strict=True) if said == "survived"]
     timeouts = found.count("timeout")
     print(
@@ -87,12 +88,12 @@ def run(module: str, folder: Path, made: Sequence[Mutant]) -> tuple[list[Mutant]
 def fates(root: Path, file: Path, tests: Sequence[Path], made: Sequence[Mutant]) -> list[str]:
     """What becomes of each mutant: what survives the nearest test file has to face the next.
 
-    The next are asked only where too many survive: what they notice by chance is no test of it.
+    The next are asked only where more survive than may: what they notice is no test of the module.
     """
     found = ["survived"] * len(made)
     for place, path in enumerate(tests):
         alive = [index for index, said in enumerate(found) if said == "survived"]
-        enough = place > 0 and len(alive) <= (1 - record.LEAST) * len(made)
+        enough = place > 0 and len(alive) <= most_alive
         if alive and not enough:
             said = _fates(root, file, path, [made[index] for index in alive])
             for index, each in zip(alive, said, strict=True):
