@@ -85,7 +85,9 @@ def run(module: str, folder: Path, made: Sequence[Mutant], tried: int) -> tuple[
     return survivors, timeouts
 
 
-def fates(root: Path, file: Path, tests: Sequence[Path], made: Sequence[Mutant]) -> list[str]:
+def fates(
+    root: Path, file: Path, tests: Sequence[Path], made: Sequence[Mutant], most_alive: float = 0.0
+) -> list[str]:
     """What becomes of each mutant: what survives the nearest test file has to face the next.
 
     The next are asked only where more survive than may: what they notice is no test of the module.
