@@ -60,8 +60,7 @@ VALUES = {
     "cpu.lr": (None, "in the place of `+scale=cpu`'s; learning rate"),
 }
 TOURNAMENT, REFERENCE = "group_reward.tournament", "group_reward.reference_probability"
-# Key -> what reads it.
-SECTIONS: dict[str, tuple[Callable[..., Any], ...]] = {
+SECTIONS: dict[str, tuple[Callable[..., Any], ...]] = {  # key -> what reads it
     "sampler.task_balanced": (TaskBalancedStream,),
     "teacher": (Teacher,),
     "teacher.hints": (Rules,),

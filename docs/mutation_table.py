@@ -14,11 +14,10 @@ Would a test notice if a formula were wrong? `make test-mutation` changes the mo
 one place at a time (a sign, a bound, a number, a branch that is never taken, an argument left out,
 `min` for `max`, a missing `detach`), and runs the tests that reach the place. Killed: one of them
 fails, or does not end. Texts of errors, docstrings and types are not changed. Of a module with many
-mutants a seeded draw is run: *of* says how many there are. Properties are tried on a dozen
-examples.
+mutants a seeded draw is run: *of* says how many there are. A property has a dozen examples at most.
 
 `make test-mutation MODULES="verl_ext.losses verl_ext.metrics.ess"` runs some; a module is named by
-the front of its name.
+the front of its name. `MODULES="--again verl_ext.losses"` runs what has survived, after a new test.
 """
 Entries = Mapping[str, Mapping[str, Any]]
 

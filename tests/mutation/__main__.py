@@ -30,6 +30,7 @@ def main() -> int:
     )
     parser.add_argument("modules", nargs="*", help="beginnings of names; all without")
     parser.add_argument("--most", type=int, default=MOST, help="mutants of a module")
+    parser.add_argument("--again", action="store_true", help="recorded survivors alone")
     parser.add_argument("--dry", action="store_true", help="records nothing")
     given = parser.parse_args()
     modules = suite.pure_modules()
@@ -42,7 +43,10 @@ def main() -> int:
         suite.stage(Path(folder))
         preload(Path(folder))
         for name in chosen:
-            outcome = outcome_of(name, modules[name], Path(folder), given.most)
+            if given.again:
+                outcome = again(name, modules[name], Path(folder))
+            else:
+                outcome = outcome_of(name, modules[name], Path(folder), given.most)
             if not given.dry:
                 record.write(name, outcome, list(modules))
     return 0
@@ -50,29 +54,48 @@ def main() -> int:
 
 def outcome_of(module: str, source: Path, folder: Path, most: int) -> record.Outcome:
     """Runs a module's mutants."""
-    begun = time.monotonic()
     made, possible = mutants(source.read_text(encoding="utf-8"), most, module)
-    found = fates(suite.ROOT, suite.staged(folder, module), suite.tests_of(module), made)
+    survivors, timeouts = run(module, folder, made, len(made))
+    return record.Outcome(possible, len(made), timeouts, survivors)
+
+
+def again(module: str, source: Path, folder: Path) -> record.Outcome:
+    """Runs a module's recorded survivors; the killed stay killed, what is no mutant now is gone."""
+    before, lived = record.read()[module], record.lived(module)
+    every, possible = mutants(source.read_text(encoding="utf-8"))
+    made = [each for each in every if (each.line, each.diff) in lived]
+    tried = before["mutants"] - len(lived - {(each.line, each.diff) for each in made})
+    survivors, timeouts = run(module, folder, made, tried)
+    return record.Outcome(possible, tried, before["timeouts"] + timeouts, survivors)
+
+
+def run(module: str, folder: Path, made: Sequence[Mutant], tried: int) -> tuple[list[Mutant], int]:
+    """Runs mutants of those that are tried in all: survivors, and how many did not end."""
+    begun = time.monotonic()
+    file, most_alive = suite.staged(folder, module), (1 - record.LEAST) * tried
+    found = fates(suite.ROOT, file, suite.tests_of(module), made, most_alive)
     survivors = [each for each, said in zip(made, found, strict=True) if said == "survived"]
-    outcome = record.Outcome(possible, len(made), found.count("timeout"), survivors)
+    timeouts = found.count("timeout")
     print(
-        f"{module}: {len(made) - len(survivors)} of {len(made)} killed ({outcome.timeouts} by the "
-        f"clock) in {time.monotonic() - begun:.0f} s",
+        f"{module}: {len(made) - len(survivors)} of {len(made)} killed ({timeouts} by the clock) "
+        f"in {time.monotonic() - begun:.0f} s",
         flush=True,
     )
     report(survivors)
-    return outcome
+    return survivors, timeouts
 
 
-def fates(root: Path, file: Path, tests: Sequence[Path], made: Sequence[Mutant]) -> list[str]:
+def fates(
+    root: Path, file: Path, tests: Sequence[Path], made: Sequence[Mutant], most_alive: float = 0.0
+) -> list[str]:
     """What becomes of each mutant: what survives the nearest test file has to face the next.
 
-    The next are asked only where too many survive: what they notice by chance is no test of it.
+    The next are asked only where more survive than may: what they notice is no test of the module.
     """
     found = ["survived"] * len(made)
     for place, path in enumerate(tests):
         alive = [index for index, said in enumerate(found) if said == "survived"]
-        enough = place > 0 and len(alive) <= (1 - record.LEAST) * len(made)
+        enough = place > 0 and len(alive) <= most_alive
         if alive and not enough:
             said = _fates(root, file, path, [made[index] for index in alive])
             for index, each in zip(alive, said, strict=True):

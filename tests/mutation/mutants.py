@@ -42,6 +42,8 @@ SKIPPED = (
 KEPT_ARGUMENT = m.Arg(keyword=m.Name("strict") | m.Name("device"))
 # Its strings are advice, for the text of an error.
 CHECK = m.Call(func=m.Name(m.MatchIfTrue(lambda name: name.lstrip("_").startswith("require"))))
+# Its number is changed, and not its sign: of two axes, -1 and 1 are the same.
+AXIS = m.UnaryOperation(m.Minus(), m.Integer())
 UNTOUCHED_CALLS = m.Call(func=m.Name("len") | m.Name("isinstance"))
 
 
@@ -133,7 +135,8 @@ class _Places(cst.CSTVisitor):
             self.advice |= {each.value for each in m.findall(node, m.Arg(m.SimpleString()))}
         around = self.functions[-1] if self.functions else None
         for kind, operator in OPERATORS:
-            if isinstance(node, kind):
+            axis = operator is mutators.operator_swap_op and m.matches(node, AXIS)
+            if isinstance(node, kind) and not axis:
                 self.found += [(node, other, around) for other in operator(node)]
         if isinstance(node, cst.FunctionDef):
             self.functions.append(node)

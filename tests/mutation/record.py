@@ -53,6 +53,11 @@ def whys(entry: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
     return {tuple(each["diff"]): each["why"] for each in entry.get("survivors", ())}
 
 
+def lived(module: str) -> set[tuple[int, tuple[str, ...]]]:
+    """Line and diff of a module's recorded survivors."""
+    return {(each["line"], tuple(each["diff"])) for each in read()[module]["survivors"]}
+
+
 def entry(outcome: Outcome, reasons: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
     """An outcome as it is recorded, with the reasons that were given before."""
     commit = subprocess.run(

