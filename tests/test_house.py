@@ -15,8 +15,8 @@ TO_BE_SPLIT = {  # the only ones of tests/ that are still longer
     f"tests/unit/test_{name}.py"
     for name in [
         "convert", "divergence", "ema", "entropy_masks", "judge_prompt", "plotting",
-        "plotting_tasks", "quota", "std_filter", "string_programs", "task_norm", "tournament", "toy_free_form",
-        "toy_task", "toy_world",
+        "plotting_tasks", "quota", "std_filter", "string_programs", "task_norm", "tournament",
+        "toy_free_form", "toy_task", "toy_world",
     ]
 }  # fmt: skip
 

@@ -42,7 +42,8 @@ def start(config: DictConfig) -> None:
     if not wanted or config.trainer.device != "cpu" or machine.cluster_address(config) is not None:
         return
     runtime = OmegaConf.merge(
-        get_ppo_ray_runtime_env(config), config.ray_kwargs.ray_init.get("runtime_env", {})
+        get_ppo_ray_runtime_env(config),  # type: ignore[no-untyped-call]
+        config.ray_kwargs.ray_init.get("runtime_env", {}),
     )
     queue = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
     # Ray starts Pythons of its own ahead, which no process of this run can use.
