@@ -559,3 +559,8 @@ def test_a_row_without_question_or_reference_is_named(tmp_path, capsys, row, nam
     assert run("qa", "--from", file, "--out", tmp_path / "out", *columns, *names) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_way_with_leaks_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="leaks must be one of drop, error, keep, got 'warn'"):
+        convert(TASKS["gsm8k"], [tmp_path / "none"], tmp_path / "out", leaks="warn")
