@@ -47,7 +47,7 @@ test-wide: venv ## whole tables, of which `make test` has a cover
 test-matrix: venv ## runs and records cells of docs/capability.json: hours; CELLS="rlpr and megatron"
 	VERL_EXT_RECORD=1 $(BIN)/python -m pytest tests/matrix -m 'wide or not wide' -k '$(or $(CELLS),test)'
 
-test-mutation: venv ## mutates the modules of formulas, records docs/mutation.json: hours; MODULES="verl_ext.losses"
+test-mutation: venv ## mutates the modules of formulas, records docs/mutation.json: an hour; MODULES="verl_ext.losses"
 	PYTHONPATH=tests $(BIN)/python -m mutation $(MODULES)
 
 benchmarks: venv ## measures the bars of docs/benchmarks.md on this machine

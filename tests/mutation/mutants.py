@@ -20,7 +20,8 @@ from mutmut.mutation import mutators
 
 NAMES = {"min": "max", "amin": "amax", "any": "all", "floor": "ceil", "argmin": "argmax"}
 SWAPS = NAMES | {after: before for before, after in NAMES.items()}
-LOGS = m.Attribute(value=m.Name("warnings") | m.Name("logger") | m.Name("logging"))
+READERS = m.Name("warnings") | m.Name("logger") | m.Name("logging") | m.Name("bar")
+SHOWN = m.Call(func=m.Attribute(value=READERS) | m.Name("tqdm"))  # to a person alone
 TYPING = m.Name("TypeVar") | m.Name("NewType") | m.Name("cast") | m.Name("namedtuple")
 # Code that decides nothing: types, text of errors and logs, what only a reader sees.
 SKIPPED = (
@@ -32,7 +33,9 @@ SKIPPED = (
     | m.Expr(value=m.SimpleString() | m.ConcatenatedString())
     | m.If(test=m.Name("TYPE_CHECKING"))
     | m.FunctionDef(decorators=[m.Decorator(m.Name("overload"))])
-    | m.Call(func=LOGS | TYPING)
+    | SHOWN
+    | m.Expr(SHOWN)
+    | m.Call(func=TYPING)
     | m.Assign(targets=[m.AssignTarget(m.Name("__all__") | m.Name("__slots__"))])
     | m.Subscript(
         value=m.Name(value=m.MatchIfTrue(lambda name: name[:1].isupper() and name != "N"))

@@ -93,12 +93,10 @@ def test_a_draw_is_the_same_every_time():
     assert len(drawn) == 3 < possible
 
 
-@pytest.mark.wide  # until the record is whole
 def test_every_module_of_formulas_is_in_the_record_and_no_other():
     assert set(record.read()) == set(suite.pure_modules())
 
 
-@pytest.mark.wide  # until the modules with new tests have been run again
 @pytest.mark.parametrize("module", record.read())
 def test_nine_of_ten_mutants_are_killed_and_a_survivor_has_a_reason(module):
     entry = record.read()[module]

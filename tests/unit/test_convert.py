@@ -559,3 +559,15 @@ def test_a_row_without_question_or_reference_is_named(tmp_path, capsys, row, nam
     assert run("qa", "--from", file, "--out", tmp_path / "out", *columns, *names) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_way_with_leaks_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="leaks must be one of drop, error, keep, got 'warn'"):
+        convert(TASKS["gsm8k"], [tmp_path / "none"], tmp_path / "out", leaks="warn")
+
+
+def test_an_unreadable_row_stops_the_conversion_unless_it_may_be_left_out(tmp_path):
+    file = jsonl(tmp_path / "train.jsonl", [*PUBLIC["gsm8k"]["train"], {"question": "x"}])
+    with pytest.raises(ValueError, match="--drop-unreadable"):
+        convert(TASKS["gsm8k"], [file], tmp_path / "out")
+    assert convert(TASKS["gsm8k"], [file], tmp_path / "out", drop_unreadable=True)

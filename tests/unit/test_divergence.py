@@ -679,3 +679,20 @@ def test_the_statistics_carry_no_gradient():
     assert terms.divergence.requires_grad
     for statistic in (terms.student_tail, terms.teacher_tail, terms.overlap):
         assert not statistic.requires_grad
+
+
+def test_without_labels_there_are_no_log_probabilities_of_them():
+    how = {"alpha": 0.5, "top_k": 2, "support": "student", "tail": True}
+    assert token_terms(STUDENT, None, TeacherLogits(TEACHER), **how).log_probs is None
+    labels = torch.zeros(len(STUDENT), dtype=torch.int64)
+    assert token_terms(STUDENT, labels, TeacherLogits(TEACHER), **how).log_probs is not None
+
+
+def test_the_shard_is_asked_whether_its_size_goes_with_its_start():
+    class Shard:
+        def require_size(self, size):
+            raise ValueError(f"no shard of {size}")
+
+    how = {"alpha": 0.5, "top_k": 2, "support": "student", "tail": True, "vocab": Shard()}
+    with pytest.raises(ValueError, match=f"no shard of {STUDENT.shape[-1]}"):
+        token_terms(STUDENT, None, TeacherLogits(TEACHER), **how)

@@ -143,7 +143,14 @@ def test_a_divergence_that_there_is_not_is_refused(wrong, message):
 
 
 @pytest.mark.parametrize(
-    "right", [{"alpha": 0}, {"alpha": 1}, {"top_k": 1}, {"support": "full", "top_k": None}]
+    "right",
+    [
+        {"alpha": 0},
+        {"alpha": 1},
+        {"top_k": 1},
+        {"support": "teacher"},
+        {"support": "full", "top_k": None},
+    ],
 )
 def test_the_ends_of_every_range_are_in_it(right):
     assert DivergenceKind(**GOOD | right)

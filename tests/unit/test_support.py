@@ -20,6 +20,12 @@ def test_the_most_likely_tokens_come_largest_first():
     assert torch.equal(found, z.topk(5, -1).indices)
 
 
+@pytest.mark.parametrize("top_k", [1, 40])
+def test_one_token_or_all_may_be_asked_for(top_k):
+    z = logits()
+    assert torch.equal(most_likely_tokens(z, top_k), z.topk(top_k, -1).indices)
+
+
 def test_of_equal_logits_the_lowest_id_is_taken():
     assert most_likely_tokens(torch.zeros(2, 9), 3).tolist() == [[0, 1, 2]] * 2
 

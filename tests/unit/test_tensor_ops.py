@@ -25,6 +25,10 @@ def test_labels_are_numbered_as_they_appear(made):
     assert index.dtype == torch.int64
 
 
+def test_no_labels_have_an_index_without_rows():
+    assert tensor_ops.label_index("ids", [], 0, CPU).dtype == torch.int64
+
+
 def test_labels_that_are_none_are_refused_by_name_and_row():
     with pytest.raises(ValueError, match="ids must have one label per row: 3 rows, 2 labels"):
         tensor_ops.label_index("ids", [1, 2], 3, CPU)

@@ -594,3 +594,8 @@ def test_who_is_out_later_is_above_who_has_more_points():
 def test_a_double_elimination_ends_once_its_void_share_is_too_large_for_all_it_can_come_to():
     # Eight dead matches of at most 14, after two rounds; the third is not asked for.
     assert played(double_elimination, 8, void, max_void=0.5) == TournamentResult(None, 8, 8)
+
+
+def test_a_single_elimination_does_so_too():
+    # Three dead matches of at most six, against the anchor; the bracket is not begun.
+    assert played(single_elimination, 4, void, max_void=0.4) == TournamentResult(None, 3, 3)

@@ -104,3 +104,8 @@ def test_the_share_that_two_lists_have_in_common():
     first = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4], [4, 3, 2, 1]])
     second = torch.tensor([[4, 9, 8, 1], [5, 6, 7, 8], [1, 2, 3, 4]])
     assert shared(first, second).tolist() == [0.5, 0, 1]
+
+
+def test_float64_is_not_rounded_to_compare():
+    z = torch.tensor([[1.0, 1.0 + 1e-12, 1.0 - 1e-12]], dtype=torch.float64)
+    assert top_ids(z, None, 3).tolist() == [[1, 0, 2]]
