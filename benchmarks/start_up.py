@@ -34,13 +34,11 @@ class Process:
         name: its title, or program and first arguments.
         began: seconds after the run's start.
         cpu: seconds of CPU so far, its own alone.
-        seen: seconds after the run's start, when last seen.
     """
 
     name: str
     began: float
     cpu: float
-    seen: float
 
 
 @dataclass
@@ -120,7 +118,7 @@ def _processes(mark: str, start: float) -> dict[int, Process]:
             continue  # it has just ended
         cpu = (int(fields[11]) + int(fields[12])) / TICK
         began = booted + int(fields[19]) / TICK - start
-        found[pid] = Process(_short(title), began, cpu, time.time() - start)
+        found[pid] = Process(_short(title), began, cpu)
     return found
 
 

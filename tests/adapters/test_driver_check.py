@@ -90,6 +90,8 @@ def test_a_cluster_that_is_there_already_is_not_given_a_size(verl_config):
         ("gpu8", "+algorithm.verl_ext.cpu.lr=1e-3", True),
         ("cpu", "+algorithm.verl_ext.cpu.lr=1e-3", False),
         ("gpu8", "algorithm.verl_ext.toy=psr", True),
+        ("gpu8", "+algorithm.verl_ext.preload=true", True),
+        ("cpu", "algorithm.verl_ext.preload=true", False),
     ],
 )
 def test_what_is_typed_for_another_scale_or_task_is_refused(

@@ -55,6 +55,13 @@ def test_other_runs_start_new_pythons(verl_config, started, override):
     assert OmegaConf.select(config, EXECUTABLE) is None
 
 
+def test_a_python_of_the_users_own_is_kept(verl_config, started):
+    config = verl_config(*RUN, f"+{EXECUTABLE}=/their/python")
+    preloading.start(config)
+    assert started == []
+    assert OmegaConf.select(config, EXECUTABLE) == "/their/python"
+
+
 def test_a_run_without_our_scale_is_left_alone(verl_config, started):
     config = verl_config()
     with open_dict(config):

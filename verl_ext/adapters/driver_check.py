@@ -90,6 +90,8 @@ def check(config: DictConfig) -> None:
     _check_toy(config)
     refuse_unknown("algorithm.verl_ext.cpu", settings.get("cpu") or {}, CPU_SIZES)
     _refuse_typed("algorithm.verl_ext.cpu.", "+scale=cpu", unless=_scale() == "cpu")
+    on_cpu = config.trainer.device == "cpu"
+    _refuse_typed("algorithm.verl_ext.preload=true", "+scale=cpu", unless=on_cpu)
     lengths.check(config, settings)
     _check_packages(config)
     machine.check(config)

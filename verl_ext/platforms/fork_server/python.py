@@ -9,6 +9,7 @@ Runs without site-packages: the standard library alone.
 """
 
 import array
+import contextlib
 import itertools
 import json
 import os
@@ -38,7 +39,7 @@ def main(path: str, interpreter: str, *arguments: str) -> None:
     for fd in files:
         if fd > 2:
             os.close(fd)
-    _stand_for(server)
+    _stand_for(server, path)
 
 
 def _is_open(fd: int) -> bool:
@@ -64,17 +65,18 @@ def _ask(server: socket.socket, wanted: tuple[str, ...], files: list[int]) -> No
     server.sendall(text)
 
 
-def _stand_for(server: socket.socket) -> None:
+def _stand_for(server: socket.socket, path: str) -> None:
     answers = server.makefile("r")
     first = answers.readline()
     if not first:
-        sys.exit("[verl_ext] the fork server ended before it could start a process")
+        log = os.path.join(os.path.dirname(path), "log")
+        sys.exit(f"[verl_ext] the fork server ended before it could start a process; see {log}")
     pid = int(first)
     for number in PASSED_ON:
-        signal.signal(number, lambda number, _: os.kill(pid, number))
+        signal.signal(number, lambda number, _: _kill(pid, number))
     status = answers.readline()
     if not status:  # the server was killed, and nobody watches the fork any more
-        os.kill(pid, signal.SIGKILL)
+        _kill(pid, signal.SIGKILL)
         os._exit(1)
     code = int(status)
     if code < 0:
@@ -82,6 +84,11 @@ def _stand_for(server: socket.socket) -> None:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, number)
 
 
 if __name__ == "__main__":
