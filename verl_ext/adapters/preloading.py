@@ -45,7 +45,7 @@ def start(config: DictConfig) -> None:
         get_ppo_ray_runtime_env(config),  # type: ignore[no-untyped-call]
         config.ray_kwargs.ray_init.get("runtime_env", {}),
     )
-    if runtime.get("py_executable"):  # the user's own
+    if OmegaConf.select(runtime, "py_executable"):  # the user's own
         return
     queue = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
     # Ray starts Pythons of its own ahead, which no process of this run can use.
