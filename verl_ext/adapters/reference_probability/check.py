@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
+from verl_ext.adapters.group_rewards import SECTION, refuse_scores_after_sampling
 from verl_ext.adapters.masks import MaskChain
 from verl_ext.adapters.reference_probability.settings import (
     KEY,
@@ -15,7 +16,6 @@ from verl_ext.adapters.reference_probability.settings import (
 from verl_ext.adapters.teacher.settings import rewarded_estimator
 from verl_ext.catalog import ADVANTAGES, REWARDS
 
-SECTION = "algorithm.verl_ext.group_reward"
 SERVERS = ("vllm", "sglang")  # those whose answers carry a prompt's log-probs
 
 
@@ -73,13 +73,7 @@ def _check_servers(config: DictConfig, wanted: ReferenceProbability) -> None:
 
 
 def _check_other_rewards(config: DictConfig, wanted: ReferenceProbability) -> None:
-    model = config.reward.reward_model
-    if model.enable and not model.enable_resource_pool:
-        raise SettingsError(
-            "reward.reward_model shares the policy's devices, so verl scores the whole batch "
-            f"after sampling, over what {KEY} has given. "
-            "Add: reward.reward_model.enable_resource_pool=true"
-        )
+    refuse_scores_after_sampling(config, KEY)
     if wanted.mode != "trainer":
         return
     ours = config.algorithm.get("verl_ext") or {}

@@ -7,11 +7,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.group_rewards import SECTION, section
 from verl_ext.adapters.sections import one_of, read
 from verl_ext.reward_fns.reference_reward import Format, ReferenceReward, Repetition
 from verl_ext.reward_fns.response_format import Tags
 
-KEY = "algorithm.verl_ext.group_reward.reference_probability"
+KEY = f"{SECTION}.reference_probability"
 MODES = ("rollout", "trainer")
 DEBIAS = ("initial", "refresh", "none")
 DEFAULT = "default"  # the weights of data sources that are not named
@@ -129,9 +130,7 @@ def reference_probability(config: DictConfig) -> ReferenceProbability | None:
     Raises:
         SettingsError: names the key, and the nearest valid one.
     """
-    ours = config.algorithm.get("verl_ext") or {}
-    section = (ours.get("group_reward") or {}).get("reference_probability")
-    return read(KEY, ReferenceProbability, section)
+    return read(KEY, ReferenceProbability, section(config, "reference_probability"))
 
 
 def room(config: DictConfig, prompt_tokens: int) -> int:

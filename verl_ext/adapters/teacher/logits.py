@@ -5,6 +5,7 @@ micro-batch, and takes one number a token back. Whoever needs more, a list of to
 the number of its row.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,16 +33,14 @@ def _plain(logits: Tensor, ids: Tensor, here: Here) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SampledLogProbs:
-    """Called by an engine with its logits: the log-probs of the sampled tokens.
+class AtLogits(ABC):
+    """Called by an engine with its logits.
 
     Attributes:
         strategy: of the engine.
-        log_probs: makes them of the logits.
     """
 
     strategy: str
-    log_probs: LogProbs
 
     def __call__(
         self,
@@ -56,9 +55,28 @@ class SampledLogProbs:
             return torch.zeros(()), {}
         assert data is not None
         here = Here.find(student_logits, data, self.strategy, data_format)
+        return {"log_probs": self.of(student_logits, here)}
+
+    @abstractmethod
+    def of(self, logits: Tensor, here: Here) -> Tensor:
+        """The engine's output, (rows, tokens), of (rows, tokens, vocabulary)."""
+
+
+@dataclass(frozen=True)
+class SampledLogProbs(AtLogits):
+    """The log-probs of the sampled tokens.
+
+    Attributes:
+        log_probs: makes them of the logits.
+    """
+
+    log_probs: LogProbs
+
+    def of(self, logits: Tensor, here: Here) -> Tensor:
+        """As laid out by the engine; 0 at other tokens."""
         labels = here.tokens.labels[here.chosen].unsqueeze(-1)
-        values = self.log_probs(student_logits.flatten(0, 1), labels, here).squeeze(-1)
-        return {"log_probs": here.laid_out(values, student_logits.shape[:2])}
+        values = self.log_probs(logits.flatten(0, 1), labels, here).squeeze(-1)
+        return here.laid_out(values, logits.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -96,44 +114,29 @@ class AtIds:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Called by an engine with its logits: keeps what is read of them, row by row.
+class Reader(AtLogits):
+    """Keeps what is read of the logits, row by row.
 
     Attributes:
-        strategy: of the engine.
         read: makes (here, K) of (tokens, vocabulary).
         found: number of a row -> (sampled tokens, K), on the CPU.
     """
 
-    strategy: str
     read: Callable[[Tensor, Here], Tensor]
     found: dict[int, Tensor] = field(default_factory=dict)
 
-    def __call__(
-        self,
-        model_output: Mapping[str, Tensor] | None = None,
-        data: TensorDict | None = None,
-        dp_group: Any = None,
-        student_logits: Tensor | None = None,
-        data_format: str = "thd",
-    ) -> Any:
-        """verl's two calling conventions; the second, for a loss, has none to give."""
-        if student_logits is None:
-            return torch.zeros(()), {}
-        assert data is not None
-        here = Here.find(student_logits, data, self.strategy, data_format)
-        values = self.read(student_logits.flatten(0, 1), here)
+    def of(self, logits: Tensor, here: Here) -> Tensor:
+        """Zeros, as engines expect an output."""
+        values = self.read(logits.flatten(0, 1), here)
         whole = values.new_zeros(len(here.tokens.labels), values.shape[-1])
         whole[here.chosen] = values
         group = layout.sequence_group(self.strategy)
         if group is not None:  # each token's logits are on one of its ranks
             dist.all_reduce(whole, group=group)
-        mask = data["response_mask"]
-        counts = [int(row.sum()) for row in mask.unbind()]
-        rows = data[ROW_NUMBER].tolist()
+        counts = [int(row.sum()) for row in here.data["response_mask"].unbind()]
+        rows = here.data[ROW_NUMBER].tolist()
         self.found.update(zip(rows, torch.split(whole.cpu(), counts), strict=True))
-        # Engines expect an output.
-        return {"log_probs": torch.zeros(student_logits.shape[:2], device=student_logits.device)}
+        return torch.zeros(logits.shape[:2], device=logits.device)
 
 
 def infer_with(actor: Any, data: TensorDict, processor: Any) -> TensorDict | None:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.group_rewards import SECTION, refuse_scores_after_sampling, section
 from verl_ext.adapters.judge.settings import JudgeError
 from verl_ext.adapters.judge.verdict import Failure
 from verl_ext.adapters.teacher.settings import rewarded_estimator
@@ -137,19 +138,12 @@ def _check_group(config: DictConfig) -> None:
 
 
 def _check_other_rewards(config: DictConfig) -> None:
-    section = config.algorithm.verl_ext.group_reward
-    if section.get("reference_probability") is not None:
+    if section(config, "reference_probability") is not None:
         raise SettingsError(
-            f"{KEY} and algorithm.verl_ext.group_reward.reference_probability both set a "
-            "response's reward. Remove one of them: '~algorithm.verl_ext.group_reward.NAME'"
+            f"{KEY} and {SECTION}.reference_probability both set a response's reward. "
+            f"Remove one of them: '~{SECTION}.NAME'"
         )
-    model = config.reward.reward_model
-    if model.enable and not model.enable_resource_pool:
-        raise SettingsError(
-            "reward.reward_model shares the policy's devices, so verl scores the whole batch "
-            f"after sampling, over what {KEY} has given. "
-            "Add: reward.reward_model.enable_resource_pool=true"
-        )
+    refuse_scores_after_sampling(config, KEY)
 
 
 def _check_dropping(config: DictConfig, wanted: Tournament) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from verl_ext.adapters.group_rewards import SECTION, section
 from verl_ext.adapters.judge.settings import JudgeSettings
 from verl_ext.adapters.sections import one_of, read
 from verl_ext.reward_fns.tournament import TOPOLOGIES
@@ -14,7 +15,7 @@ from verl_ext.simulated_judge.annotator import Annotator
 from verl_ext.simulated_judge.faults import Faults
 from verl_ext.simulated_judge.settings import ServerSettings
 
-KEY = "algorithm.verl_ext.group_reward.tournament"
+KEY = f"{SECTION}.tournament"
 HABITS = tuple(each.name for each in fields(Annotator))
 POINTWISE = "pointwise"
 FAILURES = ("void_pair", "drop_group", "raise")
@@ -170,6 +171,4 @@ def tournament(config: DictConfig) -> Tournament | None:
     Raises:
         SettingsError: names the key, and the nearest valid one.
     """
-    ours = config.algorithm.get("verl_ext") or {}
-    section = (ours.get("group_reward") or {}).get("tournament")
-    return read(KEY, Tournament, section)
+    return read(KEY, Tournament, section(config, "tournament"))
