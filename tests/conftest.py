@@ -1,6 +1,10 @@
 """Shared fixtures."""
 
 import pytest
+import yaml
+
+# Hydra reads some forty files for each configuration that a test composes: a fifth faster so.
+yaml.SafeLoader = yaml.CSafeLoader
 
 RUNS = ("tests/runs/", "tests/matrix/")
 
