@@ -18,7 +18,11 @@ FOLDERS = {
     "verl_ext/self_teaching": "verl_ext.self_teaching",
     "verl_ext/data": "verl_ext.data",
 }
-TESTS = ("tests/unit/test_*.py", "tests/reference/test_*.py", "tests/contract/test_advantages.py")
+TESTS = (
+    "tests/unit/**/test_*.py",
+    "tests/reference/test_*.py",
+    "tests/contract/test_advantages.py",
+)
 # They import every module and test none; start processes, which take a minute; are statistics.
 LEFT_OUT = (
     *("test_catalog.py", "test_cli.py"),
