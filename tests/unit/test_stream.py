@@ -201,6 +201,9 @@ def test_a_replacement_from_an_unknown_task_is_refused():
         TaskBalancedStream(rows(math=5, code=5), 4).next_of("maht")
 
 
+# --- refusals -------------------------------------------------------------------------------------
+
+
 def test_a_data_set_smaller_than_a_batch_is_refused_by_the_stream_too():
     with pytest.raises(ValueError, match="batch_size 16 is more than the 7 prompts"):
         TaskBalancedStream(rows(a=3, b=4), 16)

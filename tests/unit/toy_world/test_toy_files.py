@@ -69,7 +69,7 @@ def test_validation_shows_no_training_prompt(built):
     assert {row["data_source"] for row in rows} == {"toy", "toy_held_out", "toy_level_3"}
 
 
-# ---- three tasks
+# ---- the problems of a variant
 
 
 def test_three_tasks_are_files_of_unequal_tasks_that_share_no_prompt():
