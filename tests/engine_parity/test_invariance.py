@@ -20,8 +20,8 @@ Megatron, float32  1e-5       2.1e-6: rounding
 Megatron has no float64: its optimizer refuses such weights, verl has it sum gradients in float32,
 and its vocabulary-parallel cross-entropy computes in float32 whatever it is given. Our own kernel
 over a split vocabulary does not: in float64 shards, rows and chunks change nothing above 1e-12
-(`unit/test_vocab_parallel_divergence.py`, `unit/test_divergence.py`). That advantages, masks and
-filters move with their rows, in any batch, is promised in `contract/test_advantages.py`,
+(`unit/test_vocab_parallel_divergence.py`, `unit/test_divergence_rows.py`). That advantages, masks
+and filters move with their rows, in any batch, is promised in `contract/test_advantages.py`,
 `unit/test_entropy_masks.py` and `unit/test_std_filter.py`.
 """
 

@@ -73,7 +73,8 @@ def run(module: str, folder: Path, made: Sequence[Mutant], tried: int) -> tuple[
     """Runs mutants of those that are tried in all: survivors, and how many did not end."""
     begun = time.monotonic()
     file, most_alive = suite.staged(folder, module), (1 - record.LEAST) * tried
-    found = fates(suite.ROOT, file, suite.tests_of(module), made, most_alive)
+    tests = suite.tests_of(module)
+    found = fates(suite.ROOT, file, tests, made, most_alive, suite.nearest(module, tests))
     survivors = [each for each, said in zip(made, found, strict=True) if said == "survived"]
     timeouts = found.count("timeout")
     print(
@@ -86,16 +87,22 @@ def run(module: str, folder: Path, made: Sequence[Mutant], tried: int) -> tuple[
 
 
 def fates(
-    root: Path, file: Path, tests: Sequence[Path], made: Sequence[Mutant], most_alive: float = 0.0
+    root: Path,
+    file: Path,
+    tests: Sequence[Path],
+    made: Sequence[Mutant],
+    most_alive: float = 0.0,
+    nearest: int = 1,
 ) -> list[str]:
-    """What becomes of each mutant: what survives the nearest test file has to face the next.
+    """What becomes of each mutant: what survives a test file has to face the next.
 
-    The next are asked only where more survive than may: what they notice is no test of the module.
+    Those after the nearest are asked only where more survive than may: what they notice is no test
+    of the module.
     """
     found = ["survived"] * len(made)
     for place, path in enumerate(tests):
         alive = [index for index, said in enumerate(found) if said == "survived"]
-        enough = place > 0 and len(alive) <= most_alive
+        enough = place >= nearest and len(alive) <= most_alive
         if alive and not enough:
             said = _fates(root, file, path, [made[index] for index in alive])
             for index, each in zip(alive, said, strict=True):

@@ -2,9 +2,10 @@
 
 import ast
 import functools
+import itertools
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +19,11 @@ FOLDERS = {
     "verl_ext/self_teaching": "verl_ext.self_teaching",
     "verl_ext/data": "verl_ext.data",
 }
-TESTS = ("tests/unit/test_*.py", "tests/reference/test_*.py", "tests/contract/test_advantages.py")
+TESTS = (
+    "tests/unit/**/test_*.py",
+    "tests/reference/test_*.py",
+    "tests/contract/test_advantages.py",
+)
 # They import every module and test none; start processes, which take a minute; are statistics.
 LEFT_OUT = (
     *("test_catalog.py", "test_cli.py"),
@@ -85,6 +90,12 @@ def tests_of(module: str) -> list[Path]:
         if found:
             break
     return found
+
+
+def nearest(module: str, tests: Sequence[Path]) -> int:
+    """How many of the first test files are of one subject: named after it, or after the first."""
+    names = (f"test_{module.rsplit('.', 1)[-1]}", *(path.stem for path in tests[:1]))
+    return len(list(itertools.takewhile(lambda path: path.name.startswith(names), tests)))
 
 
 def _importing(names: Iterable[str]) -> list[Path]:
