@@ -114,6 +114,34 @@ def test_forks_draw_other_ids_of_ray(modules, alike):
     assert (one == other) == alike  # the second: why ray_ids is needed
 
 
+TORCH = """
+import importlib, sys, torch
+import verl.workers.engine_workers  # as a worker of the trainer has it, preloaded or not
+places = (torch, torch.Tensor, torch.cuda, torch.accelerator)
+before = [dict(vars(place)) for place in places]
+for name in sys.argv[1:]: importlib.import_module(name)
+changed = [n for p, was in zip(places, before) for n in was if vars(p).get(n) is not was[n]]
+print("changed:", changed)
+"""
+
+
+@pytest.mark.parametrize(
+    ("modules", "changed"),
+    [
+        (preloading.FIRST + preloading.THEN + preloading.LATER, []),
+        (["vllm.v1.worker.cpu_worker"], ["Event", "Stream"]),  # why it is not one of them
+    ],
+    ids=["preloaded", "cpu_worker"],
+)
+def test_the_modules_leave_torch_as_it_is(modules, changed):
+    result = subprocess.run(
+        [sys.executable, "-c", TORCH, *modules], capture_output=True, text=True, check=True
+    )
+    (said,) = [line for line in result.stdout.splitlines() if line.startswith("changed:")]
+    assert (said == "changed: []") == (not changed)
+    assert all(repr(name) in said for name in changed)
+
+
 def test_a_driver_check_does_not_load_a_trainer():
     code = """
 import sys, verl.trainer.main_ppo, verl_ext.adapters.driver_check

@@ -18,15 +18,9 @@ THEN = (
     "verl_ext.platforms.fork_server.ray_ids",  # before anything under ray.remote
     "verl_ext.adapters.trainer",  # what the first process, the task runner, is to import
 )
-LATER = (
-    "ray._private.workers.default_worker",
-    "verl.workers.engine_workers",
-    "verl.experimental.reward_loop",
-    "verl.workers.rollout.vllm_rollout.vllm_async_server",
-    "vllm.v1.engine.core",
-    "vllm.v1.executor.multiproc_executor",
-    "vllm.v1.worker.cpu_worker",
-)
+# With all of vLLM that an engine needs, but for its CPU worker: that one puts streams, events and
+# pinned memory of its own into torch, for every process that imports it.
+LATER = ("verl.workers.rollout.vllm_rollout.vllm_async_server",)
 
 
 def start(config: DictConfig) -> None:
