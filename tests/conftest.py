@@ -6,7 +6,7 @@ import yaml
 # Hydra reads some forty files for each configuration that a test composes: a fifth faster so.
 yaml.SafeLoader = yaml.CSafeLoader
 
-RUNS = ("tests/runs/", "tests/matrix/")
+RUNS = ("tests/runs/", "tests/matrix/test_cells.py")
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -47,7 +47,7 @@ def pytest_configure(config):
         config.pluginmanager.register(WholeRuns(config))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def verl_config():
     """Composes verl's configuration with overrides, as the command line would."""
     from hydra import compose, initialize_config_module

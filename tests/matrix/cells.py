@@ -9,6 +9,7 @@ is stale.
 import hashlib
 import itertools
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,6 +21,7 @@ from verl_ext.papers import PAPERS
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "capability.json"
+RECORDING = bool(os.environ.get("VERL_EXT_RECORD"))  # whether what has run is written there
 ENGINES = {"dp": "FSDP2", "megatron": "Megatron"}
 MODES = ("sync", "colocate_async", "separate_async")
 # Overlays with a variant for the CPU, by what their line has beside the scale.

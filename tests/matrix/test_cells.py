@@ -4,18 +4,13 @@
 """
 
 import math
-import os
 
 import pytest
-from matrix.cells import CELLS, METHODS, ROOT, Cell, fingerprint, record, recorded, refusals
+from matrix.cells import CELLS, RECORDING, ROOT, Cell, record, refusals
 from runs.launch import train, without_clocks
-
-from verl_ext.adapters import driver_check
-from verl_ext.adapters.errors import SettingsError
 
 # In `make test`: what tests/runs/ has no whole run of, a resumed asynchronous one.
 COVER = (Cell("task_norm", "dp", "colocate_async"),)
-RECORDING = bool(os.environ.get("VERL_EXT_RECORD"))
 CLOCKS = ("call_seconds",)
 STEPS, SAVED = 2, 1
 
@@ -95,33 +90,3 @@ def test_a_run_refuses_a_cell(tmp_path, verl_config, cell):
         run(tmp_path / "refused", cell)
     if RECORDING:
         record(cell, verl_config(*cell.overrides), refused=SEVERAL, by="run")
-
-
-def test_cells_are_refused_for_the_recorded_reason_and_no_others(verl_config):
-    for cell in CELLS:
-        config = verl_config(*cell.overrides)
-        try:
-            driver_check.check(config)
-            found = None
-        except SettingsError as refusal:
-            found = str(refusal)
-        if RECORDING and found:
-            record(cell, config, refused=found, by="driver")
-        assert refusals("driver").get(str(cell)) == found, cell
-
-
-@pytest.mark.parametrize("cell", [c for c in CELLS if str(c) in recorded()], ids=str)
-def test_no_recorded_cell_is_stale(verl_config, cell):
-    now = fingerprint(verl_config(*cell.overrides))
-    assert recorded()[str(cell)]["config"] == now, f"it changed: make test-matrix CELLS={cell}"
-
-
-@pytest.mark.wide
-def test_no_cell_is_missing():
-    missing = [str(cell) for cell in CELLS if str(cell) not in recorded()]
-    assert not missing, f"make test-matrix CELLS='{' or '.join(missing)}'"
-
-
-def test_every_overlay_with_a_variant_for_the_cpu_is_a_row():
-    assert len(METHODS) >= 14
-    assert {cell.method for cell in CELLS} == set(METHODS)
