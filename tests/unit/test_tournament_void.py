@@ -1,7 +1,9 @@
 """Comparisons that come to nothing: void ones, failures, cancellation, what is refused."""
 
 import asyncio
+import inspect
 import math
+import random
 
 import pytest
 from unit.tournament_cases import ALL, answering, noting, played, qualities, scoring, void
@@ -195,3 +197,35 @@ def test_a_double_elimination_ends_once_its_void_share_is_too_large_for_all_it_c
 def test_a_single_elimination_does_so_too():
     # Three dead matches of at most six, against the anchor; the bracket is not begun.
     assert played(single_elimination, 4, void, max_void=0.4) == TournamentResult(None, 3, 3)
+
+
+def sometimes_void(seed):
+    """A judge who fails on half of the pairs, on the same ones whenever asked."""
+
+    async def compare(i, j):
+        draw = random.Random(f"{seed} {min(i, j)} {max(i, j)}")
+        return None if draw.random() < 0.5 else (float(i > j), float(i < j))
+
+    return compare
+
+
+@ALL
+@pytest.mark.parametrize("max_void", [0.25, 0.5])
+def test_a_group_that_can_still_end_within_its_share_is_not_given_up(topology, max_void):
+    for n in range(2, 10):
+        for seed in range(40):
+            whole = played(topology, n, sometimes_void(seed), seed=seed, max_void=1.0)
+            result = played(topology, n, sometimes_void(seed), seed=seed, max_void=max_void)
+            too_many = whole.void > max_void * whole.comparisons
+            assert (result.rewards is None) == too_many, (n, seed)
+
+
+def test_a_swiss_system_of_an_odd_number_ends_as_soon():
+    """Four rounds of four matches: eight void ones are more than 0.47 of the sixteen."""
+    assert played(swiss, 9, void, max_void=0.47).comparisons == 8
+
+
+@ALL
+def test_by_default_no_void_comparison_is_allowed_and_the_seed_is_0(topology):
+    settings = inspect.signature(topology).parameters
+    assert (settings["seed"].default, settings["max_void"].default) == (0, 0.0)
