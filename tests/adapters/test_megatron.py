@@ -1,6 +1,7 @@
 """What the Megatron engine cannot do is refused in the driver, in words."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import verl  # loads the plugin  # noqa: F401
@@ -42,6 +43,37 @@ def test_megatrons_own_betas_are_those_we_think():
     from megatron.core.optimizer import OptimizerConfig
 
     assert (OptimizerConfig().adam_beta1, OptimizerConfig().adam_beta2) == megatron.MEGATRONS_BETAS
+
+
+def test_a_warm_up_without_steps_after_it_is_refused(configured):
+    warm_up = "actor_rollout_ref.actor.optim.lr_warmup_steps"
+    with pytest.raises(SettingsError, match=rf"=10 is all of the 2 steps.* Add: {warm_up}=1"):
+        check(configured(f"{warm_up}=10", "trainer.total_training_steps=2"))
+    decay = "actor_rollout_ref.actor.optim.lr_decay_steps"
+    with pytest.raises(SettingsError, match="=10 is all of the 10 steps"):
+        check(configured(f"{warm_up}=10", f"{decay}=10", "trainer.total_training_steps=20"))
+    check(configured(f"{warm_up}=10", f"{decay}=20", "trainer.total_training_steps=10"))
+    check(configured(f"{warm_up}=1", "trainer.total_training_steps=2"))
+    check(configured(f"{warm_up}=10", "trainer.total_training_steps=null"))  # an epoch's, unknown
+
+
+def test_megatrons_schedule_still_refuses_it_without_words():
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+    with pytest.raises(AssertionError, match=r"^$"):
+        OptimizerParamScheduler(
+            SimpleNamespace(param_groups=[]),
+            0.0,
+            1e-3,
+            0.0,
+            2,
+            2,
+            "constant",
+            0.0,
+            0.0,
+            2,
+            "constant",
+        )
 
 
 def test_fsdp_is_not_looked_at(verl_config):

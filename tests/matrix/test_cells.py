@@ -32,6 +32,7 @@ def run(folder, cell, *overrides):
         *cell.overrides,
         f"trainer.default_local_dir={folder.parent}/{folder.name}/checkpoints",
         f"trainer.total_training_steps={STEPS}",
+        "actor_rollout_ref.actor.optim.lr_warmup_steps=0",  # Megatron wants steps after it
         "trainer.val_before_train=false",
         "trainer.test_freq=-1",
         *overrides,

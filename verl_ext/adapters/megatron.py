@@ -64,6 +64,7 @@ def check(config: DictConfig, *, on_cpu: bool, workers_share_packages: bool) -> 
             _check_cpu(key, engine, config.actor_rollout_ref.model)
     if config.actor_rollout_ref.actor.strategy == "megatron":
         _check_betas(config.actor_rollout_ref.actor.optim)
+        _check_warm_up(config.actor_rollout_ref.actor.optim, config.trainer.total_training_steps)
 
 
 def check_model(config: DictConfig) -> None:
@@ -175,6 +176,17 @@ def _check_betas(optim: Any) -> None:
             f"{key}.betas={list(betas)} has no effect on Megatron, whose Adam has {list(theirs)}. "
             f"Add: '+{key}.override_optimizer_config={{adam_beta1: {betas[0]}, adam_beta2: "
             f"{betas[1]}}}'"
+        )
+
+
+def _check_warm_up(optim: Any, total_steps: int | None) -> None:
+    """Megatron's schedule wants steps after its warm-up, and says so by a bare assertion."""
+    steps = optim.get("lr_decay_steps") or total_steps
+    if steps is not None and (optim.lr_warmup_steps or 0) >= steps:
+        key = "actor_rollout_ref.actor.optim.lr_warmup_steps"
+        raise SettingsError(
+            f"{key}={optim.lr_warmup_steps} is all of the {steps} steps, and Megatron's schedule "
+            f"wants some after its warm-up. Add: {key}={steps - 1}"
         )
 
 
