@@ -117,3 +117,18 @@ def test_either_threshold_or_both_do_without_a_gate():
 
 def test_there_is_no_news_before_the_first_batch():
     assert Aepo().news == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"denominator": "some"}, "denominator must be one of all, kept"),
+        ({"reduction": "row"}, "reduction must be one of sequence, token"),
+        ({"token_threshold": -0.1}, "token_threshold must be a finite number >= 0"),
+        ({"sequence_threshold": "0.5"}, "sequence_threshold must be a finite number >= 0"),
+        ({"gate": "readme_band"}, "gate=readme_band needs numbers for low and high"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_the_first_batch(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Aepo(**settings)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_ext.masks.entropy import CalibratedGate, EntropyGate, ReadmeBand
+from verl_ext.masks.gates import CalibratedGate, EntropyGate, ReadmeBand
 
 LOW, HIGH = 0.135, 0.28  # read off the paper's figures
 COURSE = [0.10, 0.15, 0.20, 0.25, 0.27, 0.31, 0.25, 0.18, 0.14, 0.12, 0.20, 0.29, 0.15]
@@ -184,3 +184,30 @@ def test_a_calibration_of_no_steps_is_refused(steps):
 def test_quantiles_outside_their_range_are_refused(low, high):
     with pytest.raises(ValueError, match="low_quantile and high_quantile"):
         CalibratedGate(5, low_quantile=low, high_quantile=high)
+
+
+def test_equal_quantiles_calibrate_to_one_threshold():
+    gate = CalibratedGate(3, low_quantile=0.5, high_quantile=0.5)
+    for entropy in (0.1, 0.3, 0.2):
+        gate.update(entropy)
+    assert (gate.low, gate.high) == (0.2, 0.2)
+
+
+def test_a_calibration_may_be_of_one_step():
+    gate = CalibratedGate(1)
+    assert gate.update(0.2) is False
+    assert (gate.low, gate.high) == (0.2, 0.2)
+
+
+def test_the_outermost_quantiles_are_the_least_and_the_greatest_entropy():
+    gate = CalibratedGate(3, low_quantile=0.0, high_quantile=1.0)
+    for entropy in (0.3, 0.1, 0.2):
+        gate.update(entropy)
+    assert (gate.low, gate.high) == (0.1, 0.3)
+
+
+@pytest.mark.parametrize("thresholds", [(LOW, None), (None, HIGH)])
+def test_a_state_with_one_threshold_alone_is_refused(thresholds):
+    low, high = thresholds
+    with pytest.raises(ValueError, match="must be a finite number >= 0"):
+        CalibratedGate(2).load_state_dict({"on": True, "low": low, "high": high, "seen": []})

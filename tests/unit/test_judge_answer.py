@@ -102,7 +102,7 @@ def test_the_schema_allows_exactly_what_is_read(form, fields):
     for score in (5, 0, 0.5):
         jsonschema.validate(dict.fromkeys(fields, score), schema)
     for bad in (good | {"why": ""}, {}, dict.fromkeys(fields, 5.1), dict.fromkeys(fields, -1),
-                dict.fromkeys(fields, "5"), dict.fromkeys(fields, True)):  # fmt: skip
+                dict.fromkeys(fields, "5"), dict.fromkeys(fields, True), [5]):  # fmt: skip
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
 

@@ -62,6 +62,15 @@ def test_replacements_have_the_tasks_that_were_dropped():
     assert made.replacements(3) == ["b", "c", "b"]  # in the order of the queue
 
 
+def test_what_is_owed_comes_before_a_second_of_a_task_that_is_not():
+    made, _ = ledger("abbc")
+    made.drop(["b1", "c3"])
+    assert made.replacements(1) == ["b"]
+    assert made.replacements(2) == ["b", "c"]  # b2 still meets the other b
+    made.drop(["b2"])
+    assert made.replacements(3) == ["b", "b", "c"]
+
+
 def test_speculative_replacements_mirror_what_was_dropped():
     made, _ = ledger("abcabc")
     made.drop(["b1", "b4", "c2"])
@@ -82,6 +91,19 @@ def test_a_batch_is_a_new_account_of_drops():
     assert made.live == {"b3": "b", "b9": "b"}
     assert made.take(["b9", "b3"]) == ["b", "b"]
     assert made.state_dict() == {"queue": [], "live": []}
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_after_a_batch_or_a_state_replacements_forget_what_was_before(anew):
+    made, _ = ledger("abab")
+    made.drop(["a0"])
+    made.draw(["a4", "a5"], ["a", "a"], refill=True)
+    if anew:
+        made.load_state_dict(made.state_dict())
+    else:
+        made.take(["b1", "a4"])
+    assert made.dropped == {}
+    assert made.replacements(3) == TASKS
 
 
 def test_a_batch_of_other_tasks_is_refused_and_nothing_is_taken():

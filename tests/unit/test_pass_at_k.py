@@ -51,6 +51,12 @@ def test_the_curve_averages_prompts_and_not_pooled_samples():
     assert pass_at_k_curve(torch.tensor([[1, 1], [0, 0]])).tolist() == [0.5, 0.5]
 
 
+def test_the_curve_has_a_value_for_each_sample_however_many_prompts_there_are():
+    # Of 3 samples 1 and 2 are correct: (1/3 + 2/3)/2, (2/3 + 1)/2, 1.
+    curve = pass_at_k_curve(torch.tensor([[1, 0, 0], [1, 1, 0]]))
+    assert curve.tolist() == pytest.approx([1 / 2, 5 / 6, 1])
+
+
 def test_the_curve_never_decreases():
     outcomes = torch.rand(20, 16, generator=torch.Generator().manual_seed(0)) < 0.2
     assert (pass_at_k_curve(outcomes).diff() >= 0).all()

@@ -45,6 +45,11 @@ def test_the_first_batch_has_these_quotas(batch_size, weights, sizes, expected):
     assert counts(batch_size, weights, sizes) == expected
 
 
+def test_shares_by_size_are_parts_of_one():
+    parts = shares("proportional", {"a": 30, "b": 10})
+    assert parts == {"a": Fraction(3, 4), "b": Fraction(1, 4)}
+
+
 def test_weights_are_taken_as_written_so_that_quotas_meant_to_be_whole_are():
     # The float 0.29 is a little less than 29/100.
     assert exact_quotas(100, {"a": 0.29, "b": 0.71}, {"a": MANY, "b": MANY}) == {"a": 29, "b": 71}

@@ -30,6 +30,14 @@ LOG_PROBS = [math.log(p) for p in (0.9, 0.5, 0.8)]  # mean 0.7333
         (ReferenceReward(format=Format(0.0, gate=True)), "x" + GOOD, 0.2, -1.0),
         (ReferenceReward(), GOOD + " word" * 19, 0.2, 0.9 * (2.2 / 3 - 0.2) + 0.1 - 1),
         (ReferenceReward(repetition=None), GOOD + " word" * 19, 0.8, 0.1),
+        (ReferenceReward(format=Format(0.25)), GOOD, 0.2, 0.75 * (2.2 / 3 - 0.2) + 0.25),
+        (ReferenceReward(format=Format(1.0)), GOOD, 0.2, 1.0),
+        (
+            ReferenceReward(repetition=Repetition(ngram_size=1, min_count=3, penalty=0.25)),
+            GOOD + " word" * 3,
+            0.8,
+            0.1 - 0.25,
+        ),
         (ReferenceReward(), "x" + GOOD + " word" * 19, 0.8, -1.0),
         (
             ReferenceReward(repetition=Repetition(nonzero_only=True)),
@@ -144,3 +152,26 @@ def test_what_has_no_reward_has_no_parts_either():
     parts = ReferenceReward().parts(GOOD, Outcome.EMPTY_REFERENCE, base=0.3)
     assert math.isnan(parts.reward)
     assert (parts.probability, parts.gain, parts.format, parts.repetition) == (0, 0, 0, 0)
+
+
+def test_the_parts_say_what_repetition_costs():
+    parts = ReferenceReward().parts(GOOD + " word" * 19, Outcome.OK, LOG_PROBS)
+    assert parts.repetition == -1
+
+
+def test_without_a_base_nothing_is_subtracted():
+    parts = ReferenceReward().parts(GOOD, Outcome.OK, LOG_PROBS)
+    assert parts.gain == parts.probability == pytest.approx(2.2 / 3)
+
+
+def test_a_response_as_good_as_none_is_not_below_the_base():
+    rule = ReferenceReward()
+    parts = rule.parts(GOOD, Outcome.OK, LOG_PROBS, rule.score(LOG_PROBS))
+    assert parts.gain == 0
+    assert not parts.below_base
+
+
+def test_the_format_is_judged_by_the_tags_that_are_given():
+    rule = ReferenceReward(tags=Tags(think=("[", "]"), answer=("{", "}")))
+    assert rule.parts("[a]{b}", Outcome.OK, LOG_PROBS).format == 1
+    assert rule.parts(GOOD, Outcome.OK, LOG_PROBS).format == 0

@@ -74,10 +74,16 @@ def test_a_penalty_that_is_none_is_refused(penalty):
         repetition_penalty("a", penalty=penalty)
 
 
+def test_a_penalty_of_zero_costs_nothing():
+    assert repetition_penalty("a " * 19, penalty=0) == 0
+
+
 def test_penalties_above_zero_and_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"penalties must be <= 0, got \[1.0\]"):
         repetition_penalized(torch.zeros(1), torch.ones(1))
     with pytest.raises(ValueError, match="penalties must be <= 0"):
         repetition_penalized(torch.zeros(1), torch.tensor([math.nan]))
+    with pytest.raises(ValueError, match="penalties must be <= 0"):
+        repetition_penalized(torch.zeros(2), torch.tensor([-1.0, 1.0]))
     with pytest.raises(ValueError, match=r"penalties \(1,\)"):
         repetition_penalized(torch.zeros(2), torch.zeros(1))

@@ -133,6 +133,11 @@ def test_shapes_that_would_broadcast_are_refused():
         reverse_kl(STUDENT, TEACHER[:, :1], MASK)
 
 
+def test_a_student_that_would_broadcast_is_refused():
+    with pytest.raises(ValueError, match=r"student_log_probs \(1, 1\)"):
+        reverse_kl(STUDENT[:, :1], TEACHER, MASK)
+
+
 def test_a_mask_that_would_broadcast_is_refused():
     with pytest.raises(ValueError, match=r"response_mask \(1, 1\)"):
         reverse_kl(STUDENT, TEACHER, MASK[:, :1])

@@ -188,3 +188,7 @@ def test_the_authors_average_begins_at_the_sixth_step():
             mask.end_step(step)
         thresholds.append(mask.threshold)
     assert thresholds[0] == thresholds[1] != thresholds[2]
+
+
+def test_there_is_no_news_before_the_first_step():
+    assert StdFilterMask().news == ""

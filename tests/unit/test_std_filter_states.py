@@ -96,6 +96,7 @@ def test_rewards_and_labels_that_are_not_one_per_response_are_refused():
     [
         ({"beta": -0.1}, "beta must be finite and >= 0"),
         ({"beta": math.nan}, "beta must be finite and >= 0"),
+        ({"beta": math.inf}, "beta must be finite and >= 0"),
         ({"decay": 1.1}, r"decay must be in \[0, 1\]"),
         ({"decay": math.nan}, r"decay must be in \[0, 1\]"),
         ({"warmup_from": 0}, "warmup_from and warmup_to must be steps >= 1 in this order"),

@@ -96,6 +96,12 @@ def test_without_shuffling_the_order_is_that_of_the_data_set():
     assert take(stream, 8) == [0, 1, 2, 3, 4, 1, 0, 3]
 
 
+def test_without_shuffling_a_batch_goes_task_by_task_and_ends_in_those_whose_turn_it_is():
+    stream = TaskBalancedStream(list("abc") * 9, 8, shuffle=False)  # 2 2/3 of each
+    batch = take(stream, 8)
+    assert "".join("abc"[index % 3] for index in batch) == "aabbccab"
+
+
 def test_the_global_generator_is_neither_used_nor_moved():
     random.seed(5)
     before = random.getstate()

@@ -69,6 +69,7 @@ def test_functions_compose_as_in_the_authors_programs():
         ("aba", 24, (2,), "aba"),  # a palindrome stays
         ("ab", 22, (), "ab"),  # even length stays
         ("UoI", 2, (), ""),
+        ("aXe", 2, (), "X"),
         ("abc", 0, (), "acb"),  # gcd(3, 3) = 3, so m = 5: indices 0, 2, 1
     ],
 )
@@ -161,6 +162,8 @@ ADVERSARIAL_ROWS = [  # ours: derived from the documented rules, not run through
     ('{"output":' * 20_000 + "1" + "}" * 20_000, "abc", -1),
     ('{"output": ' + "9" * 5000 + "}", "abc", -1),  # beyond Python's limit for integers
     ("}" * 10 + '{"output": "abc"}', "abc", 1),
+    ('{"output":"abc"} and {a {b}', "abc", 1),  # one left open hides none before it
+    ('```json\n{"output": "abc"}\n```\nas in\n```\nabc\n```', "abc", 1),  # its own end
 ]
 
 

@@ -19,6 +19,29 @@ def test_equals_meet_first_against_last_and_then_the_next_from_the_end():
     assert pairs((0, 3), (0, 2)) == [(0, 1), (2, 3)]
 
 
+def test_a_bye_goes_to_the_last_who_had_none():
+    def resting(*rested):
+        return swiss_pairs([0, 1, 2, 3, 4], [0.0] * 5, lambda a, b: False, set(rested))[1]
+
+    assert resting() == [4]
+    assert resting(4) == [3]
+    assert resting(3, 4) == [2]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_two_losers_the_one_with_the_lower_scores_has_the_bye(seed):
+    asked = []
+
+    async def compare(i, j):
+        asked.append((i, j))
+        return (i, j)
+
+    asyncio.run(swiss(5, compare, seed=seed))
+    losers = [min(pair) for pair in asked[:2]]
+    (resting,) = set(range(5)) - {player for pair in asked[2:4] for player in pair}
+    assert resting == min(losers)
+
+
 def test_rounds_leave_one_unbeaten():
     assert [swiss_rounds(n) for n in (2, 3, 4, 5, 8, 9)] == [1, 2, 2, 3, 3, 4]
 

@@ -11,6 +11,16 @@ def test_the_default_wording_is_valid_and_never_tells_a_successful_row_that_it_f
         assert "wrong" not in shown_to_all
 
 
+def test_the_default_wording_is_what_runs_have_been_made_with():
+    assert Texts() == Texts(
+        solution="Here is a response to this question that was judged correct:\n\n{solution}",
+        feedback="An earlier response was judged wrong. What was said about it:\n\n{feedback}",
+        attempt="This is the earlier response that was judged wrong:\n\n{attempt}",
+        instruction="Now answer the question at the beginning, and answer it correctly.",
+        marker=" ... ",
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_placeholder_is_named(name):
     with pytest.raises(ValueError, match=rf"texts\.{name} needs \{{{name}\}} once, got it 0 times"):
