@@ -131,3 +131,11 @@ def test_of_survivors_run_again_the_killed_and_those_that_are_gone_are_told_apar
     outcome = tool.again("tiny", tmp_path / "tiny.py", tmp_path)
     assert (outcome.tried, outcome.timeouts) == (9, 2)
     assert outcome.survivors == [made[1]]
+
+
+def test_all_files_of_a_subject_face_the_mutants_before_they_may_live():
+    module = "verl_ext.reward_fns.tournament"
+    tests = suite.tests_of(module)
+    subject = [path for path in tests if path.name.startswith("test_tournament")]
+    assert len(subject) > 1
+    assert suite.nearest(module, tests) == len(subject) < len(tests)
