@@ -1,6 +1,7 @@
 """Which runs fork their processes from one that has imported everything, and what it imports."""
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -115,13 +116,15 @@ def test_forks_draw_other_ids_of_ray(modules, alike):
 
 
 TORCH = """
-import importlib, sys, torch
+import importlib, pathlib, sys, torch
 import verl.workers.engine_workers  # as a worker of the trainer has it, preloaded or not
 places = (torch, torch.Tensor, torch.cuda, torch.accelerator)
 before = [dict(vars(place)) for place in places]
 for name in sys.argv[1:]: importlib.import_module(name)
 changed = [n for p, was in zip(places, before) for n in was if vars(p).get(n) is not was[n]]
 print("changed:", changed)
+threads = pathlib.Path("/proc/self/task").glob("*/comm")
+print("threads:", *sorted(thread.read_text().strip() for thread in threads))
 """
 
 
@@ -133,13 +136,19 @@ print("changed:", changed)
     ],
     ids=["preloaded", "cpu_worker"],
 )
-def test_the_modules_leave_torch_as_it_is(modules, changed):
+def test_the_modules_leave_torch_as_it_is_and_start_no_thread_but_arrows(modules, changed):
     result = subprocess.run(
-        [sys.executable, "-c", TORCH, *modules], capture_output=True, text=True, check=True
+        [sys.executable, "-c", TORCH, *modules],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as at +scale=cpu
     )
     (said,) = [line for line in result.stdout.splitlines() if line.startswith("changed:")]
     assert (said == "changed: []") == (not changed)
     assert all(repr(name) in said for name in changed)
+    (threads,) = [line for line in result.stdout.splitlines() if line.startswith("threads:")]
+    assert [name for name in threads.split()[1:] if name != "jemalloc_bg_thd"] == ["python"]
 
 
 def test_a_driver_check_does_not_load_a_trainer():

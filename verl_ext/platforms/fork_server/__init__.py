@@ -7,9 +7,10 @@ that of multiprocessing ``set_executable``; both are given a small program, ``py
 the server, ``server.py``.
 
 A fork differs from a new Python in nothing that counts: the server starts with the environment of
-the workers, so that what modules read of it on import is the same; it has one thread when it forks;
-each fork has the files, environment, directory, process group and blocked signals of whom it stands
-for, and random numbers of its own.
+the workers, so that what modules read of it on import is the same; when it forks it has one thread,
+beside those of Arrow's allocator and of OpenBLAS, which mind forks themselves; each fork has the
+files, environment, directory, process group and blocked signals of whom it stands for, and random
+numbers of its own.
 """
 
 import shlex
