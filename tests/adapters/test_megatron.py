@@ -57,6 +57,17 @@ def test_a_warm_up_without_steps_after_it_is_refused(configured):
     check(configured(f"{warm_up}=10", "trainer.total_training_steps=null"))  # an epoch's, unknown
 
 
+def test_a_warm_up_that_is_a_ratio_is_refused_when_it_is_all(configured):
+    warm_up = "actor_rollout_ref.actor.optim.lr_warmup_steps"
+    steps = (f"{warm_up}=-1", "trainer.total_training_steps=2")
+    with pytest.raises(
+        SettingsError, match=rf"_ratio=1.0 is all of the 2.* Add: {warm_up}_ratio=0"
+    ):
+        check(configured(*steps, f"{warm_up}_ratio=1.0"))
+    check(configured(*steps, f"{warm_up}_ratio=0.9"))
+    check(configured(f"{warm_up}=1", *steps[1:], f"{warm_up}_ratio=1.0"))  # steps come first
+
+
 def test_megatrons_schedule_still_refuses_it_without_words():
     from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 

@@ -3,6 +3,7 @@
 ``make test`` draws some of them, ``make test-wide`` takes all, and trains a step of a few.
 """
 
+import functools
 import itertools
 import random
 
@@ -35,13 +36,19 @@ def marked(mix):
     return mix if mix in DRAWN else pytest.param(mix, marks=pytest.mark.wide)
 
 
+@pytest.fixture(scope="module")
+def alone(verl_config):
+    """An overlay -> its configuration, without others."""
+    return functools.cache(lambda name: verl_config(*overrides((name,))))
+
+
 @pytest.mark.parametrize("mix", [marked(mix) for mix in MIXES], ids="-".join)
-def test_a_mix_is_accepted_or_refused_by_a_key_and_what_to_do(verl_config, mix):
+def test_a_mix_is_accepted_or_refused_by_a_key_and_what_to_do(verl_config, alone, mix):
     config = verl_config(*overrides(mix))
     why = refusal(config)
     if why is None:
         # What the last overlay asks for is what the run has.
-        last = verl_config(*overrides(mix[-1:]))
+        last = alone(mix[-1])
         for key in ("teacher", "group_reward", "test_time", "sampler"):
             wanted = last.algorithm.verl_ext.get(key)
             assert wanted is None or config.algorithm.verl_ext[key].keys() >= wanted.keys()

@@ -182,11 +182,17 @@ def _check_betas(optim: Any) -> None:
 def _check_warm_up(optim: Any, total_steps: int | None) -> None:
     """Megatron's schedule wants steps after its warm-up, and says so by a bare assertion."""
     steps = optim.get("lr_decay_steps") or total_steps
-    if steps is not None and (optim.lr_warmup_steps or 0) >= steps:
-        key = "actor_rollout_ref.actor.optim.lr_warmup_steps"
+    if steps is None:
+        return
+    name, warm_up, fine = "lr_warmup_steps", optim.lr_warmup_steps or 0, steps - 1
+    if warm_up <= 0:
+        name, fine = "lr_warmup_steps_ratio", 0
+        warm_up = int((optim.get(name) or 0) * steps)
+    if warm_up >= steps:
+        key = f"actor_rollout_ref.actor.optim.{name}"
         raise SettingsError(
-            f"{key}={optim.lr_warmup_steps} is all of the {steps} steps, and Megatron's schedule "
-            f"wants some after its warm-up. Add: {key}={steps - 1}"
+            f"{key}={optim[name]} is all of the {steps} steps, and Megatron's schedule "
+            f"wants some after its warm-up. Add: {key}={fine}"
         )
 
 
