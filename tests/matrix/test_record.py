@@ -31,7 +31,6 @@ def test_no_recorded_cell_is_stale(configurations, cell):
     assert recorded()[str(cell)]["config"] == now, f"it changed: make test-matrix CELLS={cell}"
 
 
-@pytest.mark.wide
 def test_no_cell_is_missing():
     missing = [str(cell) for cell in CELLS if str(cell) not in recorded()]
     assert not missing, f"make test-matrix CELLS='{' or '.join(missing)}'"
