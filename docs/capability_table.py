@@ -16,11 +16,10 @@ Each cell is a whole run on CPU cores: two steps, and a run that is resumed afte
 *Bit for bit*: the resumed run's second step equals that of the first in every metric that is no
 clock. *Goes on*: it trains on; under the async modes which responses are in a batch is a matter of
 time, so no two runs are equal. *two outputs*: an agent loop cuts each session into two rows of the
-batch. A refused cell says why, below; all but those of two outputs before anything is loaded. `-`
-has not been recorded yet.
+batch. A refused cell says why, below; all but those of two outputs before anything is loaded.
 
 `make test-matrix` runs and records all of them, `make test-matrix CELLS="opd and megatron"` some;
-`make test` fails where a recorded cell's configuration has changed since.
+`make test` fails where a cell is missing, or its configuration has changed since.
 """
 Entries = Mapping[str, Mapping[str, str]]
 

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 
+from runs import shared_python
+
 PYTHON = sys.executable
 CLOCKS = (
     "timing_s/",
@@ -16,9 +18,20 @@ CLOCKS = (
 )  # metrics that measure the machine
 
 
+# Of runs that do not share their imports with others: the first ask for new processes or a server
+# of the run's own, as a user has it; the other's nodes are told which Python to use.
+OF_THEIR_OWN = ("algorithm.verl_ext.preload=", "ray_kwargs.ray_init.address=")
+SHARED = "++ray_kwargs.ray_init.runtime_env.py_executable"
+
+
 def train(folder, *overrides, timeout=1200):
     """Runs verl in its own process group from an empty folder; kills what it leaves behind."""
     command = [PYTHON, "-m", "verl.trainer.main_ppo", *overrides, f"hydra.run.dir={folder}/run"]
+    environment = dict(os.environ)
+    if not any(override.startswith(OF_THEIR_OWN) for override in overrides):
+        command.append(f"{SHARED}={shared_python.program()}")
+        # As a run with a server of its own has it: Ray starts no Pythons ahead.
+        environment["RAY_prestart_worker_first_driver"] = "0"
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -26,6 +39,7 @@ def train(folder, *overrides, timeout=1200):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env=environment,
     )
     try:
         output, _ = process.communicate(timeout=timeout)

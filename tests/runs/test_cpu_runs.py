@@ -11,6 +11,7 @@ def test_w_reinforce_trains_with_our_estimator_and_syncs_its_weights(tmp_path):
         "+paper=w_reinforce",
         "+scale=cpu",
         "algorithm.verl_ext.advantage.positive_weight=0.25",
+        "algorithm.verl_ext.preload=true",  # a fork server of its own, as a user's run has
         "actor_rollout_ref.actor.optim.lr=3e-3",
         "trainer.total_training_steps=3",
         "trainer.test_freq=3",

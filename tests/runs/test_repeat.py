@@ -33,7 +33,9 @@ def run(folder, engine, *overrides):
 @pytest.mark.parametrize("engine", [pytest.param("dp", marks=pytest.mark.wide), "megatron"])
 def test_a_run_repeats_and_resumes_to_the_bit(tmp_path, engine):
     whole, again, resumed = (tmp_path / name for name in ("whole", "again", "resumed"))
-    expected = run(whole, engine, f"trainer.save_freq={SAVED}")
+    # With a server of its own to fork from, as a user has it; the resumed run shares the tests'.
+    own_server = "algorithm.verl_ext.preload=true"
+    expected = run(whole, engine, f"trainer.save_freq={SAVED}", own_server)
     assert set(expected) == {1, 2, 3}
     assert all(step["training/rollout_probs_diff_max"] < 1e-4 for step in expected.values())
     assert all(f"verl_ext/val/{source}/pass@1" in expected[3] for source in data_sources())

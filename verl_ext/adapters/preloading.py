@@ -35,17 +35,26 @@ def start(config: DictConfig) -> None:
     wanted = OmegaConf.select(config, KEY, default=False)
     if not wanted or config.trainer.device != "cpu" or machine.cluster_address(config) is not None:
         return
-    runtime = OmegaConf.merge(
-        get_ppo_ray_runtime_env(config),  # type: ignore[no-untyped-call]
-        config.ray_kwargs.ray_init.get("runtime_env", {}),
-    )
-    if OmegaConf.select(runtime, "py_executable"):  # the user's own
+    if OmegaConf.select(_runtime(config), "py_executable"):  # the user's own
         return
-    queue = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
     # Ray starts Pythons of its own ahead, which no process of this run can use.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    python = fork_server.start(FIRST, THEN, LATER, {**os.environ, **queue, **runtime.env_vars})
+    python = fork_server.start(FIRST, THEN, LATER, environment(config))
     with open_dict(config):
         OmegaConf.update(
             config, "ray_kwargs.ray_init.runtime_env.py_executable", str(python), force_add=True
         )
+
+
+def environment(config: DictConfig) -> dict[str, str]:
+    """That of a run's workers, as verl and the run's overlays have it."""
+    queue = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
+    return {**os.environ, **queue, **_runtime(config).env_vars}
+
+
+def _runtime(config: DictConfig) -> DictConfig:
+    runtime: DictConfig = OmegaConf.merge(
+        get_ppo_ray_runtime_env(config),  # type: ignore[no-untyped-call]
+        config.ray_kwargs.ray_init.get("runtime_env", {}),
+    )
+    return runtime
