@@ -4,6 +4,7 @@
 """
 
 import os
+from typing import cast
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
@@ -53,8 +54,6 @@ def environment(config: DictConfig) -> dict[str, str]:
 
 
 def _runtime(config: DictConfig) -> DictConfig:
-    runtime: DictConfig = OmegaConf.merge(
-        get_ppo_ray_runtime_env(config),  # type: ignore[no-untyped-call]
-        config.ray_kwargs.ray_init.get("runtime_env", {}),
-    )
-    return runtime
+    verls = get_ppo_ray_runtime_env(config)  # type: ignore[no-untyped-call]
+    runtime = OmegaConf.merge(verls, config.ray_kwargs.ray_init.get("runtime_env", {}))
+    return cast(DictConfig, runtime)
