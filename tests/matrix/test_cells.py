@@ -9,8 +9,12 @@ import pytest
 from matrix.cells import CELLS, RECORDING, ROOT, Cell, record, refusals
 from runs.launch import train, without_clocks
 
-# In `make test`: what tests/runs/ has no whole run of, a resumed asynchronous one.
-COVER = (Cell("task_norm", "dp", "colocate_async"),)
+# In `make test`: what tests/runs/ has no whole run of.
+COVER = (
+    Cell("task_norm", "dp", "colocate_async"),
+    Cell("nsr", "megatron", "colocate_async"),
+    Cell("w_reinforce", "megatron", "sync", outputs=2),
+)
 CLOCKS = ("call_seconds",)
 STEPS, SAVED = 2, 1
 
