@@ -22,7 +22,9 @@ def program():
         process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        STARTED[path] = process, process.stdout.readline().strip()
+        printed = process.stdout.readline().strip()
+        assert printed, f"no shared fork server: exit code {process.wait()}"
+        STARTED[path] = process, printed
     return STARTED[path][1]
 
 

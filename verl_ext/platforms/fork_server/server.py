@@ -70,8 +70,7 @@ class Server:
             self._import(name)
         gc.collect()
         gc.freeze()  # collections in a fork leave the shared pages alone
-        threads = Path("/proc/self/task").glob("*/comm")
-        print("ready, threads:", *sorted(thread.read_text().strip() for thread in threads))
+        print(f"ready, {len(os.listdir('/proc/self/task'))} threads")
         while (argv := self._answer(timeout=None)) is None:
             pass
         return argv
