@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from overlay_tables import table
+from markup import table
 
 RECORD = Path(__file__).resolve().parent / "benchmarks.json"
 HEAD = """# Benchmarks

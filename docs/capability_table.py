@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from overlay_tables import escaped, table
+from markup import escaped, table
 
 RECORD = Path(__file__).resolve().parent / "capability.json"
 ENGINES = {"dp": "FSDP2", "megatron": "Megatron"}

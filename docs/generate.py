@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import inspect
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +19,10 @@ from typing import Any
 import docstring_parser
 from benchmark_table import benchmarks
 from capability_table import capability
+from lines_table import expected
+from markup import plain, sentence, slug, table
 from mutation_table import mutation
-from overlay_tables import escaped, overlay, table
+from overlay_tables import overlay
 
 from verl_ext import papers
 from verl_ext.adapters.judge.settings import BreakerSettings, JudgeSettings
@@ -120,22 +121,22 @@ def _read(path: Path) -> str:
 
 def _index() -> str:
     rows = [
-        (f"[`{name}`](#{_slug(name)})", f"[{paper.title}]({paper.url})", paper.summary)
+        (f"[`{name}`](#{slug(name)})", f"[{paper.title}]({paper.url})", paper.summary)
         for name, paper in papers.PAPERS.items()
     ]
     lines = [
         NOTE, "# Papers", "",
         "Each overlay is a whole recipe in one line, or a part of a command of your own: see",
         "[mix it into your pipeline](../mix.md).", "",
-        *table(("overlay", "paper", "what it does to learning"), rows),
+        *table(("overlay", "paper", "what it does to learning"), rows), *expected(),
     ]  # fmt: skip
     for name, paper in papers.PAPERS.items():
         page = _page_of(name)
         needs = f" Needs: {paper.requires}." if paper.requires else ""
         lines += [
             "", f"## {name}", "",
-            f"{_sentence(paper.summary)}{needs} [What it is and how we checked it]({page});",
-            f"[its keys](../configuration.md#{_slug(f'paper: {name}')}).",
+            f"{sentence(paper.summary)}{needs} [What it is and how we checked it]({page});",
+            f"[its keys](../configuration.md#{slug(f'paper: {name}')}).",
             "", "```bash", paper.line, "```",
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -188,13 +189,13 @@ def _sections() -> Iterator[tuple[str, list[str]]]:
         yield f"masks.{name}", _section(plugin.summary, plugin.function)
     for key, readers in SECTIONS.items():
         said = docstring_parser.parse(readers[0].__doc__ or "").short_description or ""
-        yield key, _section(_plain(said), *readers)
+        yield key, _section(plain(said), *readers)
 
 
 def _section(summary: str, *readers: Callable[..., Any]) -> list[str]:
     rows = [row for reader in readers for row in _rows(reader)]
     keys = table(("key", "default", "meaning"), rows) if rows else ["It takes no settings: `{}`."]
-    return [_sentence(summary), "", *keys]
+    return [sentence(summary), "", *keys]
 
 
 def _rows(made: Callable[..., Any]) -> Iterator[tuple[str, str, str]]:
@@ -213,7 +214,7 @@ def _rows(made: Callable[..., Any]) -> Iterator[tuple[str, str, str]]:
         if not meanings.get(item.name):
             raise ValueError(f"{made.__qualname__}: its docstring does not describe {item.name}")
         default = "required" if item.default is item.empty else f"`{_json(_default(made, item))}`"
-        yield f"`{item.name}`", default, _plain(meanings[item.name])
+        yield f"`{item.name}`", default, plain(meanings[item.name])
 
 
 def _default(made: Any, item: inspect.Parameter) -> Any:
@@ -227,23 +228,6 @@ def _default(made: Any, item: inspect.Parameter) -> Any:
 def _json(value: Any) -> str:
     """A value on one line, as YAML reads it too."""
     return json.dumps(value, ensure_ascii=False).strip('"')
-
-
-def _plain(text: str) -> str:
-    """A docstring's text as Markdown on one line."""
-    text = re.sub(r":\w+:`[~.]?([^`]*)`", lambda found: f"`{found[1].rsplit('.', 1)[-1]}`", text)
-    for python, plain in (("None", "null"), ("True", "true"), ("False", "false")):
-        text = re.sub(rf"\b{python}\b", plain, text)
-    return escaped(" ".join(text.replace("``", "`").split()))
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".:") + "."
-
-
-def _slug(heading: str) -> str:
-    """What mkdocs makes of a heading."""
-    return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()))
 
 
 if __name__ == "__main__":

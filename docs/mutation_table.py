@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from overlay_tables import escaped, table
+from markup import escaped, table
 
 RECORD = Path(__file__).resolve().parent / "mutation.json"
 HEAD = """# Mutants

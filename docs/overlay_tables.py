@@ -2,10 +2,11 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
+from markup import escaped, table
 
 
 def overlay(text: str) -> list[str]:
@@ -45,19 +46,3 @@ def _settings(node: Any, text: str, parent: str = "") -> Iterator[tuple[str, str
             yield f"`{key}`", "" if branch else f"`{written}`", escaped(comment)
         if branch:
             yield from _settings(value, text, f"{key}.")
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """The lines of a table."""
-    cells = [
-        list(head),
-        ["---"] * len(list(head)),
-        *([c.replace("|", "\\|") for c in r] for r in rows),
-    ]
-    return [f"| {' | '.join(row)} |" for row in cells]
-
-
-def escaped(text: str) -> str:
-    """What stands outside of backticks is no HTML."""
-    parts = text.split("`")
-    return "`".join(p if i % 2 else p.replace("<", "&lt;") for i, p in enumerate(parts))

@@ -67,7 +67,10 @@ def test_an_empty_environment_takes_it(built, tmp_path, pattern):
 @pytest.mark.run
 @pytest.mark.wide
 def test_the_wheel_trains_from_outside_the_repository(built, tmp_path, monkeypatch):
-    """An environment with verl's stack and, in the place of this checkout, the wheel."""
+    """An environment with verl's stack and, in the place of this checkout, the wheel.
+
+    ``preload`` as ``+scale=cpu`` has it: said here, the run shares no imports with others.
+    """
     from runs.launch import train
 
     (wheel,) = built.glob("*.whl")
@@ -78,6 +81,11 @@ def test_the_wheel_trains_from_outside_the_repository(built, tmp_path, monkeypat
     monkeypatch.setenv("PYTHONPATH", str(site))
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    steps = ["trainer.total_training_steps=1", "trainer.val_before_train=false"]
-    _, metrics = train(folder, "+paper=w_reinforce", "+scale=cpu", *steps, "trainer.test_freq=-1")
+    overrides = [
+        "trainer.total_training_steps=1",
+        "trainer.val_before_train=false",
+        "trainer.test_freq=-1",
+        "algorithm.verl_ext.preload=true",
+    ]
+    _, metrics = train(folder, "+paper=w_reinforce", "+scale=cpu", *overrides)
     assert set(metrics) == {1}

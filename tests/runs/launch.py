@@ -18,22 +18,24 @@ CLOCKS = (
 )  # metrics that measure the machine
 
 
-# Of runs that do not share their imports with others: the first ask for new processes or a server
-# of the run's own, as a user has it; the other's nodes are told which Python to use.
+# Of runs that share no imports with others, as a user has them: the first ask for new processes or
+# a server of the run's own; the other's nodes are told which Python to use.
 OF_THEIR_OWN = ("algorithm.verl_ext.preload=", "ray_kwargs.ray_init.address=")
 SHARED = "++ray_kwargs.ray_init.runtime_env.py_executable"
+MODULE = "verl.trainer.main_ppo"
+AS_MODULE = f"import runpy; runpy.run_module({MODULE!r}, run_name='__main__', alter_sys=True)"
 
 
 def train(folder, *overrides, timeout=1200):
     """Runs verl in its own process group from an empty folder; kills what it leaves behind."""
-    command = [PYTHON, "-m", "verl.trainer.main_ppo", *overrides, f"hydra.run.dir={folder}/run"]
-    environment = dict(os.environ)
+    python, environment = [PYTHON, "-m", MODULE], dict(os.environ)
     if not any(override.startswith(OF_THEIR_OWN) for override in overrides):
-        command.append(f"{SHARED}={shared_python.program()}")
+        program = shared_python.program()
+        python, overrides = [program, "-c", AS_MODULE], [*overrides, f"{SHARED}={program}"]
         # As a run with a server of its own has it: Ray starts no Pythons ahead.
         environment["RAY_prestart_worker_first_driver"] = "0"
     process = subprocess.Popen(
-        command,
+        [*python, *overrides, f"hydra.run.dir={folder}/run"],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

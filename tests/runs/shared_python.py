@@ -1,4 +1,4 @@
-"""One fork server for many runs, which would each import the same for half a minute of CPU time.
+"""One fork server for many runs: driver and workers would all import the same, in each of them.
 
 A run's own server cannot serve another: Ray reads once, on import, what its workers are told of
 their cluster. Here it is told what holds for every run: that the job is the first of its cluster,

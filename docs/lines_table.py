@@ -1,0 +1,43 @@
+"""What each paper's line came to on a CPU, as Markdown, from what was recorded."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from markup import table
+
+from verl_ext.text_table import duration
+
+RECORD = Path(__file__).resolve().parent / "lines.json"
+HEAD = """## What to expect
+
+Each line as it stands below, on two CPU cores: the time that the whole command takes, and
+validation before training and after it. One run each, so that the second digit is noise.
+`python benchmarks/lines.py PAPER` does it again on your machine.
+"""
+
+
+def expected() -> Iterator[str]:
+    """The section; nothing if no line was run."""
+    if not RECORD.exists():
+        return
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    rows = [(f"[`{name}`](#{name})", *_cells(entry)) for name, entry in record.items()]
+    yield from ("", *HEAD.splitlines(), "")
+    yield from table(("overlay", "time", "steps", "validation", "before", "after"), rows)
+    where = sorted({(e["machine"], e["date"], e["commit"]) for e in record.values()})
+    said = "; ".join(f"{machine}, {day}, commit `{commit}`" for machine, day, commit in where)
+    yield from ("", f"`+`: with the toy world, which was built first. {said}.")
+
+
+def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
+    """Time, steps and a line for each data source."""
+    curves = entry["validation"].items()
+    columns = (
+        [f"{source}, {label}" for source, (label, _, _) in curves],
+        [f"{before:.2f}" for _, (_, before, _) in curves],
+        [f"{after:.2f}" for _, (_, _, after) in curves],
+    )
+    time = duration(entry["seconds"]) + (" +" if entry["built"] else "")
+    return (time, str(entry["steps"]), *("<br>".join(column) for column in columns))
