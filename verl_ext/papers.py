@@ -24,6 +24,12 @@ class Paper:
 
 RUN = "python -m verl.trainer.main_ppo"
 BINARY = "rewards of 0 or 1"
+# In the place of the scale's task, whose prompts ask for no tags and whose answers have a verifier.
+YOUR_QUESTIONS = (
+    "data.train_files=YOUR_TRAIN.parquet data.val_files=YOUR_VAL.parquet "
+    "data.max_prompt_length=2048 data.max_response_length=3072 "
+    "trainer.test_freq=-1 trainer.val_before_train=false"
+)
 NEGATIVE = "The Surprising Effectiveness of Negative Reinforcement in LLM Reasoning"
 NEGATIVE_URL = "https://arxiv.org/abs/2506.01347"
 LONG = "QwenLong-L1.5: Post-Training Recipe for Long-Context Reasoning and Memory Management"
@@ -141,7 +147,7 @@ PAPERS: dict[str, Paper] = {
         url=RLPR_URL,
         summary="the same with the authors' values for Llama: no reasoning tags, another beta",
         line=f"{RUN} +paper=rlpr_llama +scale=gpu8 "
-        "actor_rollout_ref.model.path=meta-llama/Llama-3.1-8B-Instruct",
+        f"actor_rollout_ref.model.path=meta-llama/Llama-3.1-8B-Instruct {YOUR_QUESTIONS}",
         requires="as rlpr",
     ),
     "rlpr_gemma": Paper(
@@ -149,7 +155,7 @@ PAPERS: dict[str, Paper] = {
         url=RLPR_URL,
         summary="the same with the authors' values for Gemma",
         line=f"{RUN} +paper=rlpr_gemma +scale=gpu8 "
-        "actor_rollout_ref.model.path=google/gemma-2-2b-it",
+        f"actor_rollout_ref.model.path=google/gemma-2-2b-it {YOUR_QUESTIONS}",
         requires="as rlpr",
     ),
 }

@@ -15,7 +15,6 @@ PLACEHOLDERS = {
     "TEACHER_MODEL": "teacher",
     "YOUR_TRAIN.parquet": "train.parquet",
     "YOUR_VAL.parquet": "val.parquet",
-    "YOUR.parquet": "train.parquet",
     "DIR/train.parquet": "train.parquet",
     "DIR/test.parquet": "val.parquet",
     "HOST/": "127.0.0.1/",

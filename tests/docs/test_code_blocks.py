@@ -25,6 +25,7 @@ OTHERS = {
     ("hf", "download"): "fetches",
     ("ray", "start"): "starts a cluster",
     ("cd",): "changes nothing",
+    (".", ".venv/bin/activate"): "made by make venv",
 }
 
 
