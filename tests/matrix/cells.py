@@ -64,6 +64,50 @@ CELLS = [Cell(*axes) for axes in itertools.product(METHODS, ENGINES, MODES)] + [
     Cell(*axes, "sync", outputs=2) for axes in itertools.product(METHODS, ENGINES)
 ]
 
+# What `make test` runs of them: every pair of values of any two axes, a method standing for those
+# that are the same code under other settings, or a part of it.
+FAMILIES = {
+    "w_reinforce": ("psr", "nsr"),
+    "sdpo": ("sdpo_rich_feedback",),
+    "qwenlong_l15": ("task_norm", "task_balanced", "aepo"),
+    "rlpr": ("std_filter",),
+}
+RESUMED = (  # trained and resumed
+    Cell("w_reinforce", "megatron", "sync", outputs=2),
+    Cell("opd", "dp", "sync", outputs=2),
+    Cell("sdpo_test_time", "dp", "sync"),
+    Cell("qwenlong_l15", "dp", "colocate_async"),
+    Cell("nsr", "megatron", "colocate_async"),
+    Cell("qwenlong_l15", "megatron", "separate_async"),
+)
+TRAINED = (
+    Cell("opd", "dp", "colocate_async"),
+    Cell("opd", "megatron", "separate_async"),
+    Cell("sdpo", "megatron", "colocate_async"),
+    Cell("sdpo_rich_feedback", "dp", "separate_async"),
+    Cell("sdpo_test_time", "megatron", "sync"),
+    Cell("qwenlong_l15", "dp", "sync", outputs=2),
+    Cell("arena_rl", "megatron", "colocate_async"),
+    Cell("arena_rl", "dp", "separate_async"),
+    Cell("arena_rl", "dp", "sync", outputs=2),
+    Cell("rlpr", "dp", "colocate_async"),
+    Cell("rlpr", "megatron", "separate_async"),
+    Cell("rlpr", "megatron", "sync", outputs=2),
+)
+ELSEWHERE = {  # the whole run that has it -> whether it is resumed there
+    Cell("w_reinforce", "dp", "separate_async"): False,  # runs/test_async_runs.py
+    Cell("sdpo", "dp", "sync"): True,  # runs/test_self_teaching_runs.py
+    Cell("arena_rl", "dp", "sync"): True,  # runs/test_arena_rl_runs.py
+    Cell("rlpr", "dp", "sync"): True,  # runs/test_rlpr_runs.py
+}
+
+
+def pairs(cell: Cell, resumed: bool) -> set[tuple[object, ...]]:
+    """Every two values of a cell, run or run and resumed."""
+    family = next((name for name, same in FAMILIES.items() if cell.method in same), cell.method)
+    values = (family, cell.engine, cell.mode, cell.outputs, resumed)
+    return set(itertools.combinations(enumerate(values), 2))
+
 
 def fingerprint(config) -> str:
     """Of a composed configuration, before anything of this machine is resolved into it."""

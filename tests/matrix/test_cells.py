@@ -1,20 +1,15 @@
 """Each cell of the capability matrix, run and resumed: `make test-matrix` runs and records them.
 
-``make test`` runs COVER; ``VERL_EXT_RECORD=1`` writes what passed to ``docs/capability.json``.
+``make test`` runs a cover of them (``cells.py``); ``VERL_EXT_RECORD=1`` writes what passed to
+``docs/capability.json``.
 """
 
 import math
 
 import pytest
-from matrix.cells import CELLS, RECORDING, ROOT, Cell, record, refusals
+from matrix.cells import CELLS, RECORDING, RESUMED, ROOT, TRAINED, record, refusals
 from runs.launch import train, without_clocks
 
-# In `make test`: what tests/runs/ has no whole run of.
-COVER = (
-    Cell("task_norm", "dp", "colocate_async"),
-    Cell("nsr", "megatron", "colocate_async"),
-    Cell("w_reinforce", "megatron", "sync", outputs=2),
-)
 CLOCKS = ("call_seconds",)
 STEPS, SAVED = 2, 1
 
@@ -53,7 +48,7 @@ def refused_by_run(cell):
 
 def cells(refused):
     return [
-        cell if cell in COVER else pytest.param(cell, marks=pytest.mark.wide)
+        cell if cell in RESUMED else pytest.param(cell, marks=pytest.mark.wide)
         for cell in CELLS
         if str(cell) not in refusals("driver") and refused_by_run(cell) == refused
     ]
@@ -65,15 +60,27 @@ def our_agent_loops(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
 
 
+def trained(folder, cell, *overrides):
+    whole = run(folder / "whole", cell, *overrides)
+    assert set(whole) == {1, STEPS}
+    for step in whole.values():
+        assert math.isfinite(step["critic/advantages/mean"])
+        assert step.get("actor/grad_norm", 0) > 0 or step.get("verl_ext/skipped_update") == 1
+    return whole
+
+
+@pytest.mark.run
+@pytest.mark.parametrize("cell", TRAINED, ids=str)
+@pytest.mark.usefixtures("our_agent_loops")
+def test_a_cell_trains(tmp_path, cell):
+    trained(tmp_path, cell, "trainer.save_freq=-1")
+
+
 @pytest.mark.run
 @pytest.mark.parametrize("cell", cells(refused=False), ids=str)
 @pytest.mark.usefixtures("our_agent_loops")
 def test_a_cell_trains_and_resumes(tmp_path, verl_config, cell):
-    whole = run(tmp_path / "whole", cell, f"trainer.save_freq={SAVED}")
-    assert set(whole) == {1, 2}
-    for step in whole.values():
-        assert math.isfinite(step["critic/advantages/mean"])
-        assert step.get("actor/grad_norm", 0) > 0 or step.get("verl_ext/skipped_update") == 1
+    whole = trained(tmp_path, cell, f"trainer.save_freq={SAVED}")
     saved = tmp_path / "whole" / "checkpoints" / f"global_step_{SAVED}"
     resume = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={saved}")
     resumed = run(tmp_path / "resumed", cell, "trainer.save_freq=-1", *resume)

@@ -1,7 +1,19 @@
 """What `docs/capability.json` says of the matrix: nothing stale, nothing missing, every refusal."""
 
 import pytest
-from matrix.cells import CELLS, METHODS, RECORDING, fingerprint, record, recorded, refusals
+from matrix.cells import (
+    CELLS,
+    ELSEWHERE,
+    METHODS,
+    RECORDING,
+    RESUMED,
+    TRAINED,
+    fingerprint,
+    pairs,
+    record,
+    recorded,
+    refusals,
+)
 
 from verl_ext.adapters import driver_check
 from verl_ext.adapters.errors import SettingsError
@@ -39,3 +51,14 @@ def test_no_cell_is_missing():
 def test_every_overlay_with_a_variant_for_the_cpu_is_a_row():
     assert len(METHODS) >= 14
     assert {cell.method for cell in CELLS} == set(METHODS)
+
+
+def test_the_cells_of_make_test_have_every_pair_of_values():
+    runs = [c for c in CELLS if str(c) not in refusals("driver") | refusals("run")]
+    wanted = {pair for cell in runs for resumed in (False, True) for pair in pairs(cell, resumed)}
+    # A run that is resumed has gone to its end first.
+    resumed = [*RESUMED, *(cell for cell, is_resumed in ELSEWHERE.items() if is_resumed)]
+    covered = {pair for cell in resumed for pair in pairs(cell, True) | pairs(cell, False)}
+    covered |= {pair for cell in (*TRAINED, *ELSEWHERE) for pair in pairs(cell, False)}
+    assert not wanted - covered
+    assert set(RESUMED) | set(TRAINED) <= set(runs)
