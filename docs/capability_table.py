@@ -19,8 +19,9 @@ time, so no two runs are equal. *two outputs*: an agent loop cuts each session i
 batch. A refused cell says why, below; all but those of two outputs before anything is loaded.
 
 `make test-matrix` runs and records all of them, `make test-matrix CELLS="opd and megatron"` some;
-`make test` fails where a cell is missing, or its configuration has changed since; and it runs a cover again: every pair of
-method, engine, mode, outputs and resume, where a method stands for those that are the same code (`tests/matrix/cells.py`).
+`make test` fails where a cell is missing, or its configuration has changed since; and it runs some
+again: every pair of method, engine, mode, outputs and resume, where one method stands for those
+that are the same code (`tests/matrix/cells.py`).
 """
 Entries = Mapping[str, Mapping[str, str]]
 
