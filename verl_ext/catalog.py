@@ -68,7 +68,8 @@ ADVANTAGES: dict[str, Plugin] = {
         line=f"algorithm.adv_estimator=verl_ext.task_norm {_OURS}",
         overlays=("task_norm", "qwenlong_l15"),
         needs=("group_ids", "task_ids"),
-        requires="a verl_ext.* trainer, a column that names each prompt's task",
+        requires="a verl_ext.* trainer, a column that names each prompt's task, "
+        "several responses a prompt",
     ),
     "verl_ext.rank": Plugin(
         function=rank,

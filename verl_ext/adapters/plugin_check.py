@@ -1,25 +1,18 @@
 """Checks of what ``algorithm.verl_ext`` asks our estimators, masks and samplers for."""
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from verl_ext.adapters.advantage import first_argument
+from verl_ext.adapters import estimator_check
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.masks import MaskChain
 from verl_ext.adapters.names import TRAINER_MODES
+from verl_ext.adapters.plugin_call import check_call
 from verl_ext.adapters.teacher import check as teacher_check
-from verl_ext.adapters.teacher.settings import Mix
-from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, SAMPLERS, Plugin
+from verl_ext.catalog import MASKS, SAMPLERS
 from verl_ext.sampling.quota import shares
-
-ADVANTAGE_KEY = "algorithm.verl_ext.advantage"
-# Reward functions of ours that give 0/1 only when asked to.
-BINARY_ON_REQUEST = ("verl_ext.reward_fns.string_composition",)
 
 
 def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
@@ -32,98 +25,18 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: names the key, the nearest valid name and the line to type.
     """
-    _check_estimator(config, settings)
+    estimator_check.check(config, settings)
     teacher_check.check(config, settings)
     _check_masks(config, settings)
     _check_sampler(config, settings)
     _check_deterministic(config, settings)
 
 
-def _check_estimator(config: DictConfig, settings: Mapping[str, Any]) -> None:
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
-
-    name = str(config.algorithm.adv_estimator)
-    refuse_unknown("algorithm.adv_estimator", [name], list(ADV_ESTIMATOR_REGISTRY))
-    _check_leftovers(name, settings.get("advantage") or {})
-    if name not in MIXERS:
-        check_estimator(config, name, settings.get("advantage") or {}, ADVANTAGE_KEY)
-
-
-def _check_leftovers(name: str, arguments: Mapping[str, Any]) -> None:
-    """Arguments that another overlay has set for its own estimator, which was then replaced."""
-    if name not in ADVANTAGES | MIXERS:
-        return
-    own = _arguments(name)
-    for key in arguments:
-        owners = [other for other in ADVANTAGES | MIXERS if key in _arguments(other)]
-        if key not in own and owners:
-            raise SettingsError(
-                f"{ADVANTAGE_KEY}.{key} is of {' and '.join(owners)}, and the estimator is "
-                f"'{name}': of several overlays the last one's counts. Leave one of them out"
-                + (
-                    f", or mix: {ADVANTAGE_KEY}.task_estimator={owners[0]}"
-                    if name in MIXERS
-                    else ""
-                )
-                + f"; or remove the key: '~{ADVANTAGE_KEY}.{key}'"
-            )
-
-
-def _arguments(name: str) -> set[str]:
-    """The keys of an estimator of ours."""
-    plugin = ADVANTAGES.get(name) or MIXERS[name]
-    parameters = inspect.signature(plugin.function).parameters.values()
-    own = {item.name for item in parameters if item.kind is item.KEYWORD_ONLY}
-    return own | ({each.name for each in fields(Mix)} - {"term"} if name in MIXERS else set())
-
-
-def check_estimator(
-    config: DictConfig, name: str, arguments: Mapping[str, Any], key: str = ADVANTAGE_KEY
-) -> None:
-    """Refuses arguments that an estimator does not take, or that are another's.
-
-    Args:
-        config: verl's whole configuration.
-        name: of the estimator, known to verl's registry.
-        arguments: for it.
-        key: where they stand.
-
-    Raises:
-        SettingsError: names the key and what to do.
-    """
-    if name not in ADVANTAGES:
-        if arguments:
-            raise SettingsError(
-                f"{key} ({', '.join(arguments)}) belongs to another "
-                f"estimator: '{name}' takes none of it. Remove it: '~{key}'"
-            )
-        return
-    _check_call(key, ADVANTAGES[name], arguments)
-    if ADVANTAGES[name].binary_outcomes:
-        _check_binary(config, name)
-
-
-def _check_binary(config: DictConfig, name: str) -> None:
-    if config.algorithm.use_kl_in_reward:
-        raise SettingsError(
-            f"'{name}' needs outcomes of 0 or 1, and algorithm.use_kl_in_reward mixes a KL penalty "
-            "into them. Use the loss's KL instead: algorithm.use_kl_in_reward=false "
-            "actor_rollout_ref.actor.use_kl_loss=true"
-        )
-    custom = config.reward.custom_reward_function
-    path = str(custom.get("path") or "").removeprefix("pkg://")
-    if path in BINARY_ON_REQUEST and not (custom.get("reward_kwargs") or {}).get("binary", False):
-        raise SettingsError(
-            f"'{name}' needs outcomes of 0 or 1, and {path} gives -1, 0 or 1. "
-            "Add: +reward.custom_reward_function.reward_kwargs.binary=true"
-        )
-
-
 def _check_masks(config: DictConfig, settings: Mapping[str, Any]) -> None:
     masks = settings.get("masks") or {}
     refuse_unknown("algorithm.verl_ext.masks", masks, list(MASKS))
     for name, arguments in masks.items():
-        _check_call(f"algorithm.verl_ext.masks.{name}", MASKS[name], arguments or {})
+        check_call(f"algorithm.verl_ext.masks.{name}", MASKS[name], arguments or {})
     chain = MaskChain(masks)
     loss_agg_mode = config.actor_rollout_ref.actor.loss_agg_mode
     if "std_filter" in chain.masks:
@@ -228,21 +141,3 @@ def _check_deterministic(config: DictConfig, settings: Mapping[str, Any]) -> Non
             f"for. Add: {key}=false, or actor_rollout_ref.rollout.agent."
             "agent_loop_manager_class=null"
         )
-
-
-def _check_call(key: str, plugin: Plugin, arguments: Mapping[str, Any]) -> None:
-    """Makes the plugin, or calls it on two rows: its own errors are the check of the values."""
-    function = plugin.function
-    parameters = inspect.signature(function).parameters.values()
-    allowed = [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]
-    refuse_unknown(key, arguments, allowed)
-    plain: Any = OmegaConf.to_container(OmegaConf.create(dict(arguments)))
-    batch, mask = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.ones(2, 2)
-    labels = {name: ["a", "a"] if name.endswith("_ids") else mask for name in plugin.needs}
-    try:
-        if inspect.isclass(function):
-            function(**plain)
-        else:
-            function(first_argument(function)(batch), mask, **labels, **plain)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"{key}: {error}") from error

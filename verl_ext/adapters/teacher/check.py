@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
+from verl_ext.adapters.estimator_check import check_estimator
 from verl_ext.adapters.teacher import own_check, own_lengths
 from verl_ext.adapters.teacher.settings import Divergence, Plan, Teacher, plan
 from verl_ext.catalog import MIXERS
@@ -58,15 +59,15 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
 def _check_mix(config: DictConfig, wanted: Plan) -> None:
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
-    from verl_ext.adapters.plugin_check import check_estimator
-
     mix = wanted.mix
     assert mix is not None
     key = f"{KEY}.advantage"
     task = mix.task_estimator
     if task is not None:
         refuse_unknown(f"{key}.task_estimator", [task], set(ADV_ESTIMATOR_REGISTRY) - set(MIXERS))
-        check_estimator(config, task, mix.task_arguments, f"{key}.task_arguments")
+        check_estimator(
+            config, task, mix.task_arguments, f"{key}.task_arguments", f"{key}.task_estimator"
+        )
         if task == "gae" and not config.critic.enable:
             raise SettingsError(f"{key}.task_estimator=gae needs a critic. Add: critic.enable=true")
     speaks = task is not None and mix.task_weight != 0
