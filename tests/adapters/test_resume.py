@@ -87,6 +87,27 @@ def test_a_checkpoint_named_by_its_path_is_compared_too(resumed, tmp_path):
         resumed(elsewhere, *by_path, "data.seed=7")
 
 
+@pytest.mark.parametrize("path", ["null", "{}", "{}/checkpoint", "{}/global_step_3/"])
+def test_a_path_that_verl_reads_no_step_off_is_refused_with_what_to_type(resumed, tmp_path, path):
+    """verl asks for it by an assertion or int(), after the models have loaded."""
+    by_path = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={path}")
+    with pytest.raises(SettingsError, match=r"Add: trainer\.resume_from_path=\.\.\./global_step_N"):
+        resumed(*(each.format(tmp_path) for each in by_path))
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(resumed, tmp_path):
+    by_path = ("trainer.resume_mode=resume_path", "trainer.resume_from_path={}/global_step_7")
+    with pytest.raises(SettingsError, match=rf"no folder .*step_7\. There are: {resumed.folder}$"):
+        resumed(*(each.format(tmp_path) for each in by_path))
+    with pytest.raises(SettingsError, match=r"no folder .*Add: trainer\.resume_from_path="):
+        resumed(*(each.format(tmp_path / "elsewhere") for each in by_path))
+
+
+def test_a_mode_of_resuming_that_verl_does_not_know_is_refused(resumed):
+    with pytest.raises(SettingsError, match="resume_mode: unknown 'atuo', did you mean 'auto'"):
+        resumed("trainer.resume_mode=atuo")
+
+
 def test_a_checkpoint_of_an_older_version_is_taken_as_it_is(verl_config, tmp_path):
     folder = saved(verl_config(*RUN), tmp_path)
     state_file.save(folder, {"masks": {}})

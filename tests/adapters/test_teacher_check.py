@@ -210,6 +210,17 @@ def test_a_support_larger_than_the_vocabulary_is_refused_with_a_size_that_fits(t
         tokenizers.check(config)
 
 
+@pytest.mark.parametrize("source", ["self", "ema", "trust_region"])
+def test_a_policys_own_teacher_is_asked_for_no_more_tokens_than_there_are(tmp_path, source):
+    config = student_and_teacher(tmp_path, "abc", divergence={"top_k": 4})
+    config.algorithm.adv_estimator = "verl_ext.sdpo"
+    config.algorithm.verl_ext.teacher = {"source": source}
+    with pytest.raises(SettingsError, match=r"top_k=4 of a vocabulary of 3\. Add: .*top_k=1$"):
+        tokenizers.check(config)
+    config.algorithm.verl_ext.divergence.top_k = 3
+    tokenizers.check(config)
+
+
 @pytest.mark.parametrize(("teachers", "alike"), [("abc", True), ("acb", False), ("abcd", False)])
 def test_a_teacher_with_another_vocabulary_is_refused(tmp_path, teachers, alike):
     config = student_and_teacher(tmp_path, teachers)

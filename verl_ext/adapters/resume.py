@@ -3,6 +3,7 @@
 Thresholds, averages, quotas and seeds mean what they do under the settings they were found with.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_ext.adapters import state_file
-from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.errors import SettingsError, refuse_unknown
 
 KEY = "algorithm.verl_ext.changed_settings"
 CHOICES = ("refuse", "accept")
@@ -27,6 +28,8 @@ FREE = {
     "urls", "base_url", "api_key_env", "cache", "concurrency", "faults",
     "timeout_s", "attempts", "backoff_s", "max_backoff_s", "breaker",
 }  # fmt: skip
+MODES = ("auto", "disable", "resume_path")  # verl's
+STEP = re.compile(r".*global_step_\d+")
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's
 Settings = dict[str, Any]
 
@@ -80,7 +83,7 @@ def check_early(config: DictConfig) -> None:
         config: verl's whole configuration.
 
     Raises:
-        SettingsError: see :func:`check`; or our part of the checkpoint is damaged.
+        SettingsError: see :func:`check`; there is no such checkpoint; or our part of it is damaged.
     """
     folder = _folder(config)
     state = state_file.load(folder) if folder is not None else None
@@ -91,12 +94,31 @@ def check_early(config: DictConfig) -> None:
 def _folder(config: DictConfig) -> Path | None:
     """Where verl will resume from; None where it begins."""
     trainer = config.trainer
+    refuse_unknown("trainer.resume_mode", [trainer.resume_mode], MODES)
     if trainer.resume_mode == "resume_path":
-        return Path(trainer.resume_from_path)
+        return _named(trainer.resume_from_path)
     tracker = Path(trainer.default_local_dir) / TRACKER
     if trainer.resume_mode != "auto" or not tracker.is_file():
         return None
     return tracker.parent / f"global_step_{tracker.read_text().strip()}"
+
+
+def _named(path: str | None) -> Path:
+    """The checkpoint of that path; verl reads the step off the end of it."""
+    key = "trainer.resume_from_path"
+    if path is None or not STEP.fullmatch(str(path)):
+        raise SettingsError(
+            f"{key}={path}: with trainer.resume_mode=resume_path it is the folder of a checkpoint, "
+            f"and ends in its step. Add: {key}=.../global_step_N"
+        )
+    folder = Path(path)
+    if not folder.is_dir():
+        there = sorted(str(found) for found in folder.parent.glob("global_step_*"))
+        raise SettingsError(
+            f"{key}: there is no folder {path}. "
+            + (f"There are: {', '.join(there)}" if there else f"Add: {key}=.../global_step_N")
+        )
+    return folder
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:

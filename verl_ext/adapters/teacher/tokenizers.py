@@ -26,7 +26,7 @@ def check(config: DictConfig) -> None:
     from verl.utils.tokenizer import hf_tokenizer
 
     wanted = plan(config)
-    if wanted.teacher is None or wanted.teacher.is_own:
+    if wanted.teacher is None or (wanted.teacher.is_own and wanted.divergence is None):
         return
     trust = config.data.get("trust_remote_code", False)
 
@@ -38,11 +38,13 @@ def check(config: DictConfig) -> None:
     ours = tokenizer(student)
     top_k = wanted.divergence and wanted.divergence.top_k
     if top_k and top_k > len(ours):
+        instead = "" if wanted.teacher.is_own else ", or top_k=null with support=full"
         raise SettingsError(
             f"algorithm.verl_ext.divergence.top_k={top_k} of a vocabulary of {len(ours)}. Add: "
-            f"algorithm.verl_ext.divergence.top_k={max(1, len(ours) // 4)}, or top_k=null with "
-            "support=full"
+            f"algorithm.verl_ext.divergence.top_k={max(1, len(ours) // 4)}{instead}"
         )
+    if wanted.teacher.is_own:
+        return
     own = vocabulary_hash(ours)
     for key, path in teachers(config):
         if (other := vocabulary_hash(tokenizer(path))) != own:
