@@ -1,11 +1,11 @@
 """The training data as task-balanced sampling needs it from verl: tasks, loader, saved position."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.suggest import nearest
 
 KEY = "algorithm.verl_ext.sampler.task_balanced"
@@ -85,3 +85,26 @@ def task_ids(dataset: Any, task_key: str) -> list[Hashable]:
                 f"{row} holds {task!r:.80}"
             )
     return tasks
+
+
+def require_tasks(key: str, values: Mapping[Any, Any], tasks: Iterable[Hashable]) -> None:
+    """Refuses a setting with a value for each task whose names are not those of the data.
+
+    Args:
+        key: of the setting.
+        values: by task.
+        tasks: of each row of the data.
+
+    Raises:
+        SettingsError: names the task nearest to one that is not there; or those without a value,
+            and the line to type.
+    """
+    there = dict.fromkeys(tasks)
+    refuse_unknown(key, [str(task) for task in values if task not in there], map(str, there))
+    lacking = [str(task) for task in there if task not in values]
+    if lacking:
+        whole = ", ".join(f"{task}: {values.get(task, 1.0)}" for task in there)
+        raise SettingsError(
+            f"{key}: the training data's {', '.join(lacking)} lack a value; 1.0 changes nothing. "
+            f"Add: '{key}={{{whole}}}'"
+        )

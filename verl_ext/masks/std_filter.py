@@ -45,6 +45,7 @@ class StdFilterMask:
     Attributes:
         resamples: whether the replay buffer is to ask, and not the trainer after the advantage.
         needs: what a call takes beside advantages and mask.
+        per_task: ``task_multipliers`` by that name, where there are any.
         beta, denominator, max_gen_batches: as above.
         judged: the prompts of this step so far, and whether they are kept.
         metrics: of the last step: the threshold in force, the share of its prompts that were kept,
@@ -88,6 +89,7 @@ class StdFilterMask:
         multipliers = dict(task_multipliers or {})
         self._filter = StdFilter(beta, decay, warmup_from, warmup_to, multipliers)
         self.beta, self.max_gen_batches = beta, max_gen_batches
+        self.per_task = {"task_multipliers": multipliers} if multipliers else {}
         self.needs = ("rewards", "group_ids", *(["task_ids"] if multipliers else []))
         self.judged: dict[Hashable, bool] = {}
         self.metrics: dict[str, float] = {}

@@ -12,6 +12,7 @@ from verl.workers.utils.padding import response_to_nested
 from verl_ext.adapters import advantage
 from verl_ext.adapters.masks import MaskChain, rows_to_train
 from verl_ext.adapters.sessions import Sessions, sessions
+from verl_ext.adapters.task_data import require_tasks, task_ids
 from verl_ext.adapters.teacher.settings import rewarded_estimator
 from verl_ext.adapters.trainer.stage import Stage, settings, task_key
 from verl_ext.catalog import ADVANTAGES, MIXERS
@@ -33,6 +34,19 @@ class Learning(Stage):
         self._ext_counted: torch.Tensor | None = None
         self._ext_teaches = True
         super().__init__(config)  # type: ignore[call-arg]
+
+    def _init_dataloader(self) -> None:
+        """Finds tasks that a mask has a value for and the data do not have, or the reverse."""
+        super()._init_dataloader()  # type: ignore[misc]
+        if getattr(self.train_dataset, "dataframe", None) is None:
+            return  # a class of one's own; its tasks show in the batches alone
+        for name, mask in self.ext_masks.masks.items():
+            for setting, values in getattr(mask, "per_task", {}).items():
+                require_tasks(
+                    f"algorithm.verl_ext.masks.{name}.{setting}",
+                    values,
+                    task_ids(self.train_dataset, task_key(self.config)),
+                )
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         with advantage.batch_context(self._ext_context(batch)):
