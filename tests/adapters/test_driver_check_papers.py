@@ -181,3 +181,31 @@ def test_zero_advantage_without_a_token_mean_would_have_no_effect(verl_config):
 def test_a_stage_of_the_long_context_recipe_is_refused_on_a_cpu(verl_config):
     with pytest.raises(SettingsError, match="174080 tokens do not fit"):
         driver_check.check(verl_config(*LONG, "task=qwenlong_l15_stage3"))
+
+
+@pytest.mark.parametrize(
+    ("paper", "steps", "told"),
+    [
+        ("std_filter", 10, "masks.std_filter withholds nothing in this run: it watches for 10 "),
+        ("std_filter", 11, None),
+        ("aepo", 20, "masks.aepo withholds nothing in this run: it watches for 20 steps first"),
+        ("aepo", 21, None),
+        ("aepo", "null", None),
+    ],
+)
+def test_a_mask_that_only_watches_in_so_short_a_run_says_so(
+    verl_config, capsys, paper, steps, told
+):
+    length = f"trainer.total_training_steps={steps}"
+    grpo = "algorithm.adv_estimator=grpo"
+    driver_check.check(verl_config(f"+paper={paper}", "+scale=cpu", grpo, length))
+    said = [line for line in capsys.readouterr().out.splitlines() if "withholds" in line]
+    assert len(said) == (told is not None)
+    assert told is None or (told in said[0] and length in said[0])
+
+
+def test_a_step_of_several_updates_is_as_many_batches_for_a_mask_to_watch(verl_config, capsys):
+    apart = "trainer.v1.trainer_mode=verl_ext.separate_async"
+    chance = "algorithm.verl_ext.deterministic=false"
+    driver_check.check(verl_config(*LONG, apart, chance, "trainer.total_training_steps=11"))
+    assert "withholds" not in capsys.readouterr().out

@@ -16,6 +16,18 @@ MEGATRON = ("model_engine=megatron",)
 
 
 @pytest.mark.parametrize(
+    ("setting", "usual"),
+    [("discount=0.9", "0.0"), ("center=true", "false"), ("log_probs=rollout", "old")],
+)
+def test_what_shapes_a_term_of_weight_0_is_refused(verl_config, setting, usual):
+    key = "algorithm.verl_ext.advantage"
+    name = setting.split("=")[0]
+    with pytest.raises(SettingsError, match=rf"no effect with {key}.coef=0.*{name}={usual}$"):
+        driver_check.check(verl_config(*RUN, f"{key}.{setting}"))
+    driver_check.check(verl_config(*RUN, f"{key}.{setting}", f"{key}.coef=1.0"))
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         (),

@@ -67,6 +67,10 @@ def test_combinations_that_make_sense_pass(verl_config, overrides):
         (("+algorithm.verl_ext.teacher.timeout_s=3",), "is for source=server"),
         (("algorithm.verl_ext.advantage.coef=0.0",), "teaches nothing"),
         (("algorithm.verl_ext.advantage.discount=1.5",), "discount"),
+        (
+            ("algorithm.verl_ext.advantage.task_weight=0.3",),
+            r"advantage: task_weight=0\.3 has no effect without a task_estimator: make it 1\.0",
+        ),
         (("algorithm.verl_ext.advantage.log_probs=new",), "log_probs must be one of old, rollout"),
         (("algorithm.verl_ext.advantage.task_estimator=grpoo",), "did you mean 'grpo'"),
         (("algorithm.verl_ext.advantage.task_estimator=verl_ext.opd",), "unknown 'verl_ext.opd'"),

@@ -105,6 +105,37 @@ def test_settings_that_contradict_each_other_are_refused():
             Aepo(**one_number)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gate": "off", "low": 0.1, "high": 0.3}, "low=0.1 has no effect with gate=off: .* auto"),
+        ({"gate": "off", "calibration_steps": 5}, "calibration_steps=5 has no .*=off: make it 20"),
+        ({"low": 0.1, "high": 0.3, "low_quantile": 0.2}, "with low=0.1 and high=0.3: make it 0.1"),
+        ({"low": 0.1, "high": 0.3, "high_quantile": 0.8}, "high_quantile=0.8 has .*make it 0.9"),
+        (
+            {"gate": "readme_band", "low": 0.1, "high": 0.3, "calibration_steps": 5},
+            "calibration_steps=5 has no effect with low=0.1 and high=0.3",
+        ),
+    ],
+)
+def test_settings_without_an_effect_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Aepo(**settings, token_threshold=0.5)
+
+
+def test_settings_at_their_defaults_are_never_without_a_place():
+    """A recipe writes all of them down, whatever is typed beside it."""
+    usual = {"calibration_steps": 20, "low_quantile": 0.1, "high_quantile": 0.9}
+    Aepo(**usual, low=0.1, high=0.3)
+    Aepo(**usual, low="auto", high="auto", gate="off", token_threshold=0.5)
+
+
+def test_only_a_calibration_without_thresholds_beside_it_just_watches():
+    assert Aepo(calibration_steps=7).watches == 7
+    assert Aepo(token_threshold=0.5).watches == 0
+    assert Aepo(low=0.1, high=0.3).watches == 0
+
+
 def test_either_threshold_or_both_do_without_a_gate():
     for thresholds in (
         {"sequence_threshold": 1.0},

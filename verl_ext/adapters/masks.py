@@ -41,9 +41,10 @@ class MaskChain:
     A mask is a function (its tokens leave the denominator too) or an object with a ``denominator``,
     and, if it has them, ``metrics``, ``news``, ``state_dict`` and ``load_state_dict``; ``needs``,
     where its settings decide what it needs of the catalog's; ``per_task``, settings with a value
-    for each task of the data, by name; ``end_step(step)``, which is called once a step, however
-    many updates that has; and ``resamples``, true where it acts before the batch is made and is not
-    part of the chain.
+    for each task of the data, by name; ``watches``, how many updates or steps it lets pass before
+    it can withhold anything; ``end_step(step)``, which is called once a step, however many updates
+    that has; and ``resamples``, true where it acts before the batch is made and is not part of the
+    chain.
 
     Args:
         settings: name -> keyword arguments, in the order of the configuration.

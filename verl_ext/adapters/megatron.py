@@ -18,6 +18,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.names import MEGATRON_EXTRA
+from verl_ext.adapters.run_length import updates
 from verl_ext.platforms import megatron_patches
 
 # Settings of an engine that have no CPU counterpart: key, values that are fine, reason.
@@ -64,7 +65,7 @@ def check(config: DictConfig, *, on_cpu: bool, workers_share_packages: bool) -> 
             _check_cpu(key, engine, config.actor_rollout_ref.model)
     if config.actor_rollout_ref.actor.strategy == "megatron":
         _check_betas(config.actor_rollout_ref.actor.optim)
-        _check_warm_up(config.actor_rollout_ref.actor.optim, _schedule_steps(config.trainer))
+        _check_warm_up(config.actor_rollout_ref.actor.optim, updates(config.trainer))
 
 
 def check_model(config: DictConfig) -> None:
@@ -177,14 +178,6 @@ def _check_betas(optim: Any) -> None:
             f"Add: '+{key}.override_optimizer_config={{adam_beta1: {betas[0]}, adam_beta2: "
             f"{betas[1]}}}'"
         )
-
-
-def _schedule_steps(trainer: Any) -> int | None:
-    """Steps of the learning rate's schedule, as verl counts them; None if the data decide."""
-    mode = str(trainer.v1.trainer_mode).removeprefix("verl_ext.")
-    updates = (trainer.v1.get(mode) or {}).get("parameter_sync_step", 1) if trainer.use_v1 else 1
-    steps = trainer.total_training_steps
-    return None if steps is None else int(steps * updates)
 
 
 def _check_warm_up(optim: Any, total_steps: int | None) -> None:

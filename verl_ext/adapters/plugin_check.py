@@ -10,6 +10,7 @@ from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.masks import MaskChain
 from verl_ext.adapters.names import TRAINER_MODES
 from verl_ext.adapters.plugin_call import check_call
+from verl_ext.adapters.run_length import updates
 from verl_ext.adapters.teacher import check as teacher_check
 from verl_ext.catalog import MASKS, SAMPLERS
 from verl_ext.sampling.quota import shares
@@ -38,6 +39,7 @@ def _check_masks(config: DictConfig, settings: Mapping[str, Any]) -> None:
     for name, arguments in masks.items():
         check_call(f"algorithm.verl_ext.masks.{name}", MASKS[name], arguments or {})
     chain = MaskChain(masks)
+    _tell_idle(config, chain)
     loss_agg_mode = config.actor_rollout_ref.actor.loss_agg_mode
     if "std_filter" in chain.masks:
         _check_std_filter(config, settings, resamples=chain.resampler is not None)
@@ -54,6 +56,19 @@ def _check_masks(config: DictConfig, settings: Mapping[str, Any]) -> None:
             f"algorithm.verl_ext.masks ({', '.join(masks)}) needs the policy's entropy, which verl "
             "computes with the old log-probs. Add: algorithm.rollout_correction.bypass_mode=false"
         )
+
+
+def _tell_idle(config: DictConfig, chain: MaskChain) -> None:
+    """Says which masks only watch: a short trial is no mistake, and nothing is refused."""
+    length = updates(config.trainer)
+    for name, mask in chain.masks.items():
+        watches = getattr(mask, "watches", 0)
+        if length is not None and watches >= length:
+            print(
+                f"[verl_ext] algorithm.verl_ext.masks.{name} withholds nothing in this run: it "
+                f"watches for {watches} steps first, and trainer.total_training_steps="
+                f"{config.trainer.total_training_steps}"
+            )
 
 
 def _check_std_filter(config: DictConfig, settings: Mapping[str, Any], *, resamples: bool) -> None:

@@ -16,6 +16,7 @@ from verl_ext.masks.gates import CalibratedGate, EntropyGate, ReadmeBand, requir
 
 AUTO = "auto"
 RULES = ("hysteresis", "readme_band", "off")
+STEPS, LOW, HIGH = 20, 0.1, 0.9  # of a calibration, unless told otherwise
 Gate: TypeAlias = EntropyGate | CalibratedGate | ReadmeBand
 
 
@@ -41,10 +42,12 @@ class Aepo:
         metrics: of the last batch: its entropy in nats, whether the gate is on (0 or 1), and the
             thresholds in force.
         news: what a person should read once, such as the thresholds found; empty otherwise.
+        watches: its first updates, in which it masks nothing.
 
     Raises:
         ValueError: a setting is outside its range, ``gate=off`` comes without a threshold and so
-            masks nothing, or ``readme_band`` without numbers.
+            masks nothing, or ``readme_band`` without numbers; or a setting has no effect beside the
+            others and is not its default.
 
     Degenerate: all A < 0 and the gate on keep nothing; the trainer then skips the update.
 
@@ -56,9 +59,9 @@ class Aepo:
         *,
         low: float | str = AUTO,
         high: float | str = AUTO,
-        calibration_steps: int = 20,
-        low_quantile: float = 0.1,
-        high_quantile: float = 0.9,
+        calibration_steps: int = STEPS,
+        low_quantile: float = LOW,
+        high_quantile: float = HIGH,
         gate: str = "hysteresis",
         reduction: str = "sequence",
         token_threshold: float | None = None,
@@ -74,8 +77,11 @@ class Aepo:
         quantiles = {"low_quantile": low_quantile, "high_quantile": high_quantile}
         calibrated = CalibratedGate(calibration_steps, **quantiles)
         self._gate = _gate(gate, low, high, calibrated)
-        if self._gate is None and not any(value is not None for value in thresholds.values()):
+        static = any(value is not None for value in thresholds.values())
+        if self._gate is None and not static:
             raise ValueError("gate=off without token_threshold or sequence_threshold masks nothing")
+        _refuse_idle(gate, low, high, calibration_steps=calibration_steps, **quantiles)
+        self.watches = calibration_steps if self._gate is calibrated and not static else 0
         self._thresholds = thresholds
         self._reduction = reduction
         self.denominator = denominator
@@ -147,6 +153,20 @@ def _gate(
             f"low and high must be both numbers (nats) or both {AUTO!r}, got low={low}, high={high}"
         )
     return EntropyGate(low, high) if rule == "hysteresis" else ReadmeBand(low, high)
+
+
+def _refuse_idle(rule: str, low: float | str, high: float | str, **calibration: float) -> None:
+    """Refuses, with a ValueError, what is set of a gate or a calibration that there is not."""
+    usual = {"calibration_steps": STEPS, "low_quantile": LOW, "high_quantile": HIGH}
+    idle = [(name, value, usual[name]) for name, value in calibration.items()]
+    why = f"low={low} and high={high}"
+    if rule == "off":
+        idle, why = [("low", low, AUTO), ("high", high, AUTO), *idle], "gate=off"
+    elif low == AUTO:
+        return
+    for name, value, default in idle:
+        if value != default:
+            raise ValueError(f"{name}={value} has no effect with {why}: make it {default}")
 
 
 def _found(thresholds: Mapping[str, float]) -> str:

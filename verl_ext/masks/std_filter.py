@@ -47,6 +47,7 @@ class StdFilterMask:
         needs: what a call takes beside advantages and mask.
         per_task: ``task_multipliers`` by that name, where there are any.
         beta, denominator, max_gen_batches: as above.
+        watches: its first steps, in which it keeps every prompt.
         judged: the prompts of this step so far, and whether they are kept.
         metrics: of the last step: the threshold in force, the share of its prompts that were kept,
             the mean of its standard deviations.
@@ -89,6 +90,7 @@ class StdFilterMask:
         multipliers = dict(task_multipliers or {})
         self._filter = StdFilter(beta, decay, warmup_from, warmup_to, multipliers)
         self.beta, self.max_gen_batches = beta, max_gen_batches
+        self.watches = warmup_to
         self.per_task = {"task_multipliers": multipliers} if multipliers else {}
         self.needs = ("rewards", "group_ids", *(["task_ids"] if multipliers else []))
         self.judged: dict[Hashable, bool] = {}

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.adapters.estimator_check import check_estimator
 from verl_ext.adapters.teacher import own_check, own_lengths
-from verl_ext.adapters.teacher.settings import Divergence, Plan, Teacher, plan
+from verl_ext.adapters.teacher.settings import Divergence, Mix, Plan, Teacher, plan
 from verl_ext.catalog import MIXERS
 
 KEY = "algorithm.verl_ext"
@@ -76,11 +76,25 @@ def _check_mix(config: DictConfig, wanted: Plan) -> None:
             f"{key}: coef=0 without a task_estimator or {KEY}.divergence teaches nothing. "
             f"Add: {key}.coef=1.0"
         )
+    if not wanted.needs_log_probs:
+        _refuse_idle(key, mix)
     if mix.log_probs == "rollout" and not config.actor_rollout_ref.rollout.calculate_log_probs:
         raise SettingsError(
             f"{key}.log_probs=rollout needs the sampler's log-probs. Add: "
             "actor_rollout_ref.rollout.calculate_log_probs=true"
         )
+
+
+def _refuse_idle(key: str, mix: Mix) -> None:
+    """What shapes a teacher's term has no effect where its weight is 0."""
+    usual = {"discount": 0.0, "center": False, "log_probs": "old"}
+    for name, default in usual.items():
+        value = {**mix.term, "log_probs": mix.log_probs}[name]
+        if value != default:
+            raise SettingsError(
+                f"{key}.{name}={value} has no effect with {key}.coef=0, which leaves the teacher "
+                f"out of the advantage. Add: {key}.coef=1.0, or {key}.{name}={str(default).lower()}"
+            )
 
 
 def _check_source(config: DictConfig, given: Mapping[str, Any], wanted: Plan) -> None:

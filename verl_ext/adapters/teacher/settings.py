@@ -107,8 +107,15 @@ class Mix:
 
     def __post_init__(self) -> None:
         one_of("log_probs", self.log_probs, LOG_PROBS)
-        if self.task_arguments and self.task_estimator is None:
+        if self.task_estimator is not None:
+            return
+        if self.task_arguments:
             raise ValueError("task_arguments has no effect without a task_estimator")
+        if self.task_weight != 1:
+            raise ValueError(
+                f"task_weight={self.task_weight} has no effect without a task_estimator: make it "
+                "1.0, or name one, such as task_estimator=grpo"
+            )
 
 
 @dataclass(frozen=True)
