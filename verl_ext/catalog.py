@@ -28,7 +28,7 @@ class Plugin:
         title: of the paper it comes from.
         url: where that paper is.
         summary: what it does to learning, in a few words.
-        line: what to type to use it without an overlay.
+        line: what to type in a shell to use it without an overlay.
         overlays: the overlays that use it.
         needs: batch fields it takes by name beside rewards or advantages and mask, by our names.
         requires: what it asks of the run, in words; empty if nothing.
@@ -91,7 +91,7 @@ MIXERS: dict[str, Plugin] = {
         url=papers.OPD_URL,
         summary="every sampled token is judged by a teacher's log-prob of it",
         line="algorithm.adv_estimator=verl_ext.opd "
-        f"+algorithm.verl_ext.teacher={{source: ref, path: MODEL}} {_OURS}",
+        f"'+algorithm.verl_ext.teacher={{source: ref, path: MODEL}}' {_OURS}",
         overlays=("opd",),
         needs=("student_log_probs", "teacher_log_probs"),
         requires="a verl_ext.* trainer, a teacher with the student's tokenizer",
@@ -102,7 +102,7 @@ MIXERS: dict[str, Plugin] = {
         url=papers.SDPO_URL,
         summary="every sampled token is judged by the policy itself, which has seen a success",
         line="algorithm.adv_estimator=verl_ext.sdpo "
-        f"+algorithm.verl_ext.teacher={{source: ema, max_prompt_length: N}} {_OURS}",
+        f"'+algorithm.verl_ext.teacher={{source: ema, max_prompt_length: N}}' {_OURS}",
         overlays=("sdpo", "sdpo_rich_feedback", "sdpo_test_time"),
         needs=("student_log_probs", "teacher_log_probs"),
         requires="a verl_ext.* trainer, several responses a prompt or feedback on them",
@@ -125,7 +125,7 @@ MASKS: dict[str, Plugin] = {
         title=papers.RLPR,
         url=papers.RLPR_URL,
         summary="prompts whose responses differ too little in reward are replaced, or masked",
-        line=f"+algorithm.verl_ext.masks.std_filter={{mode: resample}} {_OURS}",
+        line=f"'+algorithm.verl_ext.masks.std_filter={{mode: resample}}' {_OURS}",
         overlays=("std_filter",),
         needs=("rewards", "group_ids", "task_ids"),
         requires="a verl_ext.* trainer, several responses a prompt",
@@ -147,7 +147,7 @@ SAMPLERS: dict[str, Plugin] = {
         title=papers.LONG,
         url=papers.LONG_URL,
         summary="every batch holds its quota of each task, and no prompt is lost",
-        line=f"+algorithm.verl_ext.sampler.task_balanced={{weights: uniform}} {_OURS}",
+        line=f"'+algorithm.verl_ext.sampler.task_balanced={{weights: uniform}}' {_OURS}",
         overlays=("task_balanced", "qwenlong_l15"),
         requires="a verl_ext.* trainer, a column that names each prompt's task",
     ),
@@ -168,7 +168,7 @@ REWARDS: dict[str, Plugin] = {
         title=papers.ARENA,
         url=papers.ARENA_URL,
         summary="a judge compares a prompt's responses in pairs, and their ranks are the reward",
-        line="+algorithm.verl_ext.group_reward.tournament.judge={base_url: URL, model: NAME} "
+        line="'+algorithm.verl_ext.group_reward.tournament.judge={base_url: URL, model: NAME}' "
         f"{_OURS}",
         overlays=("arena_rl",),
         requires="a verl_ext.* trainer, a judge, several responses a prompt",

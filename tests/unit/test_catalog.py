@@ -1,8 +1,10 @@
 import inspect
+import shlex
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from verl_ext import overlays
+from verl_ext import overlays, papers
 from verl_ext.catalog import ADVANTAGES, MASKS, MIXERS, REWARDS, SAMPLERS
 from verl_ext.cli.main import COMMANDS, main
 from verl_ext.papers import PAPERS
@@ -29,6 +31,12 @@ def test_a_plugin_is_used_by_overlays_that_exist_and_types_its_own_name(name):
     plugin = PLUGINS[name]
     assert set(plugin.overlays) <= set(PAPERS)
     assert name in plugin.line
+
+
+@pytest.mark.parametrize("entry", [*PLUGINS.values(), *PAPERS.values()], ids=[*PLUGINS, *PAPERS])
+def test_what_is_to_be_typed_survives_a_shell_and_hydra(entry):
+    words = shlex.split(entry.line.removeprefix(papers.RUN))
+    assert len(OverridesParser.create().parse_overrides(words)) == len(words) > 0
 
 
 @pytest.mark.parametrize("name", PLUGINS)
