@@ -132,7 +132,9 @@ def train(
     )
     made, metrics = Trainer(config), {}
     made.ext_restore(state or {})
-    made._update_actor(made._compute_advantage(batch, metrics), metrics)
+    batch = made._compute_advantage(batch, metrics)
+    made.of_critic = {key: dict(fields) for key, fields in queue.rows.items()}  # its turn is now
+    made._update_actor(batch, metrics)
     return made, queue.rows, metrics
 
 

@@ -139,3 +139,20 @@ def test_the_tasks_of_multipliers_are_those_of_the_task_key(monkeypatch):
     multipliers = {"mc": 0.25, "qa": 4.0}
     trained, _, _ = filtered(monkeypatch, batch_of_three_tasks(), task_multipliers=multipliers)
     assert {key[0] for key in trained} == {"b"}
+
+
+AEPO_KEPT = {"aepo": AEPO["aepo"] | {"denominator": "kept"}}
+
+
+@pytest.mark.parametrize("masks", [AEPO_KEPT, STD_FILTER], ids=["aepo", "std_filter"])
+def test_a_critic_learns_from_what_the_actor_is_spared(monkeypatch, masks):
+    """Nothing fills its mini-batches up: one without a counted token would be 0/0."""
+    first, *_ = train(monkeypatch, batch_of_three_tasks(), masks=masks)  # the filter's warm-up
+    first.step({}, {})
+    state = first.ext_state()
+    made, rows, _ = train(monkeypatch, batch_of_three_tasks(), state=state, masks=masks)
+    assert not all(fields["loss_mask"].any() for fields in rows.values())
+    for key, fields in made.of_critic.items():
+        sampled = batch_of_three_tasks()[key]["response_mask"]
+        assert torch.equal(fields["response_mask"], sampled)
+        assert torch.equal(fields["loss_mask"], sampled)

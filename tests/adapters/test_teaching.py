@@ -32,14 +32,14 @@ def rows(**fields):
 
 
 def advantages(monkeypatch, made, stored, trainer=Trainer):
-    """What the stage writes, row by row, and the metrics."""
+    """What the stage and the update write, row by row, and the metrics."""
     fake = queue.Queue(stored)
     for module in (queue.trainer_base, batch_fields):
         monkeypatch.setattr(module, "tq", fake)
     run, metrics = trainer(made), {}
     tags = [values["tag"] for values in stored.values()]
     batch = KVBatchMeta(keys=list(stored), tags=tags, partition_id="train")
-    run._compute_advantage(batch, metrics)
+    run._update_actor(run._compute_advantage(batch, metrics), metrics)
     return {key: values["advantages"].tolist() for key, values in stored.items()}, metrics
 
 

@@ -25,6 +25,10 @@ SOURCES = {
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer.step": [
         "for trigger_idx in range(self.parameter_sync_step):",  # several updates, one end
     ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer._step_once": [
+        # The actor's masks are written between the two.
+        "batch = self._update_critic(batch, metrics=metrics)\n\n        # 9. update actor",
+    ],
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll": [
         "time.sleep(self.poll_interval)",  # sampler_kwargs.poll_interval
     ],

@@ -32,6 +32,7 @@ class Learning(Stage):
             "rewards": "rm_scores",
         }
         self._ext_counted: torch.Tensor | None = None
+        self._ext_loss_masks: dict[str, torch.Tensor] = {}
         self._ext_teaches = True
         super().__init__(config)  # type: ignore[call-arg]
 
@@ -93,7 +94,7 @@ class Learning(Stage):
     def _ext_mask(
         self, batch: KVBatchMeta, metrics: dict[str, Any], dropped: torch.Tensor | None
     ) -> KVBatchMeta:
-        """Writes advantages, response_mask and loss_mask together, so that no loss sees two masks.
+        """Writes the advantages; the masks of the loss wait until a critic has had its update.
 
         A batch with nothing left keeps its masks: verl's metrics divide by them, and the update is
         skipped anyway.
@@ -119,15 +120,12 @@ class Learning(Stage):
         self._ext_teaches = teaches or (self.ext_loss_teaches and bool(counted.any()))
         # verl's own rejections reduce response_mask alone, and verl divides by loss_mask.
         rejected = (self.config.algorithm.get("rollout_correction") or {}).get("rollout_rs")
+        self._ext_loss_masks = {}
         if not self._ext_teaches or not (withheld or rejected):
             return batch
-        fields = {
-            "advantages": advantages,
-            "response_mask": counted.to(torch.int64),
-            "loss_mask": counted.to(torch.int64),
-        }
-        nested = {name: response_to_nested(value, lengths) for name, value in fields.items()}
-        return self.ext_batch.put(batch, nested)
+        mask = response_to_nested(counted.to(torch.int64), lengths)
+        self._ext_loss_masks = {"response_mask": mask, "loss_mask": mask}
+        return self.ext_batch.put(batch, {"advantages": response_to_nested(advantages, lengths)})
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> KVBatchMeta:
         """Tells the masks when it is over; their metrics go past verl's aggregation of updates."""
@@ -139,9 +137,12 @@ class Learning(Stage):
         return batch
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """As verl's, under response_mask and loss_mask written together: no loss sees two masks."""
         counted = self._ext_counted
         if counted is None:
             return super()._update_actor(batch, metrics)  # type: ignore[misc]
+        if self._ext_loss_masks:
+            batch = self.ext_batch.put(batch, self._ext_loss_masks)
         metrics["verl_ext/skipped_update"] = float(not self._ext_teaches)
         if not self._ext_teaches:
             print(f"[verl_ext] step {self.global_steps}: nothing left to learn from, no update")
