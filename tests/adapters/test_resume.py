@@ -61,6 +61,60 @@ def test_a_changed_setting_is_refused_with_both_values(resumed, override, said):
         resumed(override)
 
 
+SECTION = "+algorithm.verl_ext"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (f"{SECTION}.masks.zero_advantage={{}}", r"masks, in order: \[\] -> \['zero_advantage'\]"),
+        (f"{SECTION}.divergence={{}}", r"verl_ext.divergence: \(not there\) -> {}"),
+        (
+            f"{SECTION}.group_reward.reference_probability={{concurrency: 4}}",  # of the machine
+            r"group_reward.reference_probability: \(not there\) -> {}",
+        ),
+    ],
+)
+def test_a_section_that_is_empty_is_there_all_the_same(verl_config, tmp_path, override, said):
+    without, with_it = verl_config(*RUN), verl_config(*RUN, override)
+    state = {"settings": resume.kept(without)}
+    with pytest.raises(SettingsError, match=said):
+        resume.check(with_it, resume.kept(with_it), state, tmp_path)
+    state = {"settings": resume.kept(with_it)}
+    resume.check(with_it, resume.kept(with_it), state, tmp_path)
+    with pytest.raises(SettingsError, match=r"-> (\[\]|\(not there\))"):
+        resume.check(without, resume.kept(without), state, tmp_path)
+
+
+def test_masks_in_another_order_are_refused(verl_config, tmp_path):
+    orders = ["{aepo: {low: 0.1}, std_filter: {}}", "{std_filter: {}, aepo: {low: 0.1}}"]
+    one, other = (verl_config(*RUN, f"+algorithm.verl_ext.masks={masks}") for masks in orders)
+    state = {"settings": resume.kept(one)}
+    resume.check(one, resume.kept(one), state, tmp_path)
+    with pytest.raises(
+        SettingsError, match=r"\['aepo', 'std_filter'\] -> \['std_filter', 'aepo'\]"
+    ):
+        resume.check(other, resume.kept(other), state, tmp_path)
+
+
+def test_an_empty_list_is_none_at_all(verl_config, tmp_path):
+    config = verl_config(*RUN)
+    empty = ("masks={}", "sampler={}", "group_reward={}", "advantage.task_arguments={}")
+    same = verl_config(*RUN, *(f"{SECTION}.{section}" for section in empty))
+    resume.check(same, resume.kept(same), {"settings": resume.kept(config)}, tmp_path)
+
+
+def test_a_checkpoint_from_before_that_goes_on_and_shows_what_it_knows(verl_config, tmp_path):
+    masks = "+algorithm.verl_ext.masks={aepo: {low: 0.1}, zero_advantage: {}}"
+    config = verl_config(*RUN, masks)
+    now = resume.kept(config)
+    old = {key: value for key, value in now.items() if key != resume.ORDER and value != {}}
+    assert old.keys() == now.keys() - {resume.ORDER, "algorithm.verl_ext.masks.zero_advantage"}
+    resume.check(config, now, {"settings": old}, tmp_path)
+    with pytest.raises(SettingsError, match=r"settings:\n  data\.seed: 2 -> 1\nSet them back"):
+        resume.check(config, now, {"settings": old | {"data.seed": 2}}, tmp_path)
+
+
 def test_every_change_is_shown_and_there_are_two_ways_out(resumed):
     with pytest.raises(SettingsError) as refusal:
         resumed("data.seed=7", "actor_rollout_ref.rollout.n=4")

@@ -30,6 +30,11 @@ FREE = {
 }  # fmt: skip
 MODES = ("auto", "disable", "resume_path")  # verl's
 STEP = re.compile(r".*global_step_\d+")
+# Sections that say no more when they are empty than when they are not there.
+SILENT = {
+    "verl_ext", "advantage", "task_arguments", "group_reward", "masks", "sampler", "hints", "texts",
+}  # fmt: skip
+ORDER = "algorithm.verl_ext.masks, in order"  # no key: the order of keys
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's
 Settings = dict[str, Any]
 
@@ -46,7 +51,8 @@ def kept(config: DictConfig) -> Settings:
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True)
         found.update(_leaves(key, value))
-    return found
+    masks = OmegaConf.select(config, "algorithm.verl_ext.masks")
+    return found | {ORDER: list(masks or {})}
 
 
 def check(config: DictConfig, now: Settings, state: Mapping[str, Any], folder: Path) -> None:
@@ -63,7 +69,7 @@ def check(config: DictConfig, now: Settings, state: Mapping[str, Any], folder: P
     """
     settings = config.algorithm.get("verl_ext") or {}
     before = state.get("settings")
-    changed = list(_changes(before, now)) if before is not None else []
+    changed = list(_changes(before, _as_saved(now, before))) if before is not None else []
     if not changed:
         return
     lines = "\n  ".join(changed)
@@ -122,13 +128,22 @@ def _named(path: str | None) -> Path:
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if key.rpartition(".")[2] in FREE:
+    """Keys and values; a section of which nothing counts is one, since it switches something on."""
+    name = key.rpartition(".")[2]
+    if name in FREE:
         return
-    if isinstance(value, Mapping):
-        for name, part in value.items():
-            yield from _leaves(f"{key}.{name}", part)
-    else:
+    if not isinstance(value, Mapping):
         yield key, value
+        return
+    inside = [leaf for part in value for leaf in _leaves(f"{key}.{part}", value[part])]
+    yield from inside or ([] if name in SILENT else [(key, {})])
+
+
+def _as_saved(now: Settings, before: Settings) -> Settings:
+    """What a checkpoint that knows no order of the masks, nor empty sections, would have of now."""
+    if ORDER in before:
+        return now
+    return {key: value for key, value in now.items() if key != ORDER and value != {}}
 
 
 def _changes(before: Settings, now: Settings) -> Iterator[str]:
