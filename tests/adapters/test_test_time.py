@@ -32,7 +32,11 @@ class Trainer(test_time.TestTime, Base):
 
 
 def trainer(questions=1, **section):
-    config = {"algorithm": {"verl_ext": {"test_time": section}}, "questions": [1] * questions}
+    config = {
+        "algorithm": {"verl_ext": {"test_time": section}},
+        "questions": [1] * questions,
+        "trainer": {"save_freq": -1, "test_freq": -1},
+    }
     return Trainer(OmegaConf.create(config))
 
 

@@ -25,6 +25,12 @@ SOURCES = {
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer.step": [
         "for trigger_idx in range(self.parameter_sync_step):",  # several updates, one end
     ],
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer.fit": [
+        # Read anew after a step, which may be the one that ends the run.
+        "and self.global_steps <= self.total_training_steps:",
+        "is_last_step or self.global_steps % self.config.trainer.save_freq == 0",
+        "is_last_step or self.global_steps % self.config.trainer.test_freq == 0",
+    ],
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer._step_once": [
         # The actor's masks are written between the two.
         "batch = self._update_critic(batch, metrics=metrics)\n\n        # 9. update actor",

@@ -57,9 +57,19 @@ class TestTime(Stage):
                 f"[verl_ext] solved by generation {attempts.count}, in step {self.global_steps}: "
                 f"{text}"
             )
-            self.total_training_steps = self.global_steps
-        elif self.global_steps >= self.total_training_steps:
+            self._ext_end_here()
+        elif not attempts.solved and self.global_steps >= self.total_training_steps:
             print(f"[verl_ext] not solved in {attempts.count} generations")
+
+    def _ext_end_here(self) -> None:
+        """Ends the run with the step in hand, which is saved and validated if any is.
+
+        verl has asked before the step whether it is the last, and asks after it what is due.
+        """
+        self.total_training_steps = self.global_steps
+        for frequency in ("save_freq", "test_freq"):
+            if self.config.trainer[frequency] > 0:
+                self.config.trainer[frequency] = 1
 
     def ext_state(self) -> dict[str, Any]:
         """Adds the number of attempts."""
@@ -72,7 +82,7 @@ class TestTime(Stage):
         return saved
 
     def ext_restore(self, state: Mapping[str, Any]) -> list[str]:
-        """Goes on counting."""
+        """Goes on counting; what is solved is not trained on."""
         anew = super().ext_restore(state)
         if not self.ext_attempts:
             return anew
@@ -80,6 +90,13 @@ class TestTime(Stage):
             return [*anew, "the count of attempts"]
         self.ext_attempts.count = state["attempts"]["count"]
         self.ext_attempts.solved = state["attempts"]["solved"]
+        if self.ext_attempts.solved:
+            self.total_training_steps = self.global_steps
+            print(
+                f"[verl_ext] solved by generation {self.ext_attempts.count} before the checkpoint "
+                f"of step {self.global_steps}: nothing is left to do. To begin anew: "
+                "trainer.resume_mode=disable"
+            )
         return anew
 
 
