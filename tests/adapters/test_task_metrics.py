@@ -30,15 +30,18 @@ def nested(*rows):
 
 
 @pytest.fixture
-def batch(monkeypatch):
+def fields():
     """Task x: one session of two outputs, |A| 2 + 1; task y: one of |A| 1; and padding."""
-    fields = {
+    return {
         "advantages": nested([1.0, 1.0], [-1.0], [-1.0, 9.0], [0.0]),
         "response_mask": nested([1, 1], [1], [1, 0], [0]),
         "rm_scores": nested([0.0, 5.0], [5.0], [2.0, 0.0], [0.0]),
         "task": NonTensorStack("x", "x", "y", "x"),
     }
 
+
+@pytest.fixture
+def batch(monkeypatch, fields):
     def kv_batch_get(keys, partition_id, select_fields):
         return TensorDict({name: fields[name] for name in select_fields}, batch_size=4)
 
@@ -60,6 +63,16 @@ def test_each_task_has_its_reward_its_sessions_and_its_share_of_the_advantage(ba
         "verl_ext/task/x/rows": 1.0,
         "verl_ext/task/y/rows": 1.0,
     }
+
+
+def test_shares_of_what_is_no_number_are_left_out_of_a_run_that_goes_on(batch, fields):
+    fields["advantages"] = nested([1.0, float("nan")], [-1.0], [-1.0, 9.0], [0.0])
+    metrics = {}
+    Trainer(task_key="task", not_finite="report")._compute_metrics(batch, metrics, epoch=0)
+    whats = {name.rpartition("/")[2] for name in metrics}
+    assert whats == {"verl", "reward", "rows"}
+    with pytest.raises(ValueError, match="must be finite"):
+        Trainer(task_key="task")._compute_metrics(batch, {}, epoch=0)
 
 
 def test_without_a_task_key_there_are_none(batch):

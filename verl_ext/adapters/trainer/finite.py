@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transfer_queue import KVBatchMeta
 
-from verl_ext.adapters.trainer.stage import Stage, settings
+from verl_ext.adapters.trainer.stage import Stage
 
 KEY = "algorithm.verl_ext.not_finite"
 VERSION = 1
@@ -39,10 +39,6 @@ class NotFiniteError(RuntimeError):
 
 class Finite(Stage):
     """Looks at what each stage of a step has written."""
-
-    def __init__(self, config: DictConfig) -> None:
-        self._ext_not_finite = str(settings(config).get("not_finite", "stop"))
-        super().__init__(config)  # type: ignore[call-arg]
 
     def _balance_batch(self, batch: KVBatchMeta, *rest: Any, **more: Any) -> KVBatchMeta:
         return self._ext_checked("rewards", super()._balance_batch(batch, *rest, **more))  # type: ignore[misc]
@@ -126,7 +122,7 @@ class Finite(Stage):
             f"{len(bad)} of {len(batch)} rows, first {batch.keys[bad[0]]}. Look into it: "
             f"verl-ext replay {file}"
         )
-        if self._ext_not_finite == "stop":
+        if not self.ext_goes_on:
             raise NotFiniteError(f"{said}  (go on all the same: ++{KEY}=report)")
         print(f"[verl_ext] {said}")
 

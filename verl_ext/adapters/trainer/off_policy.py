@@ -20,7 +20,10 @@ class OffPolicy(Stage):
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], *rest: Any, **more: Any
     ) -> None:
-        """Past verl's aggregation over sub-batches: a share of the whole batch."""
+        """Past verl's aggregation over sub-batches: a share of the whole batch.
+
+        Left out where a log-prob is no number and the run goes on all the same.
+        """
         super()._compute_metrics(batch, metrics, *rest, **more)  # type: ignore[misc]
         correction = self.config.algorithm.get("rollout_correction") or {}
         servers_own = correction.get("bypass_mode")  # are verl's old log-probs then
@@ -30,5 +33,6 @@ class OffPolicy(Stage):
         data = self.ext_batch.get(batch, names)
         rows = sessions(batch.keys, batch.tags)
         old, sampled, mask = (rows.merged(data[name].to_padded_tensor(0)) for name in names)
-        if mask.any():
+        reported = self.ext_goes_on and not (old - sampled)[mask.bool()].isfinite().all()
+        if mask.any() and not reported:
             metrics[METRIC] = effective_sample_size(old - sampled, mask).item()

@@ -31,6 +31,7 @@ class TaskMetrics(Stage):
         self.ext_batch.clear()
 
     def _ext_task_metrics(self, batch: KVBatchMeta) -> dict[str, float]:
+        """No shares where an advantage is no number and the run goes on all the same."""
         column = task_key(self.config)
         needed = ["advantages", "response_mask", "rm_scores", column]
         data = self.ext_batch.get(batch, needed)
@@ -41,10 +42,10 @@ class TaskMetrics(Stage):
             rows.merged(data[name].to_padded_tensor(0)) for name in ("advantages", "response_mask")
         )
         rewards = data["rm_scores"].to_padded_tensor(0)[last].sum(-1, dtype=torch.float64)
-        found = {
-            f"verl_ext/task/{task}/advantage_share": share
-            for task, share in advantage_share(advantages, mask, tasks).items()
-        }
+        found = {}
+        if not self.ext_goes_on or advantages[mask.bool()].isfinite().all():
+            shares = advantage_share(advantages, mask, tasks)
+            found = {f"verl_ext/task/{task}/advantage_share": shares[task] for task in shares}
         for task in dict.fromkeys(tasks):
             of_task = torch.tensor([name == task for name in tasks])
             found[f"verl_ext/task/{task}/reward"] = rewards[of_task].mean().item()
