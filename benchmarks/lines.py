@@ -60,13 +60,19 @@ def worlds() -> set[Path]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Steps and, by data source, the first curve of its validations: before and after."""
+    """Steps and, by data source, the first curve of its validations: before and after.
+
+    The training reward of a run that does not validate.
+    """
     log = run_log.read(run_log.find(folder))
     curves = {}
     for source in log.data_sources:
         label, curve = next(iter(log.validation(source).items()))
         curves[source] = [label, curve.values[0], curve.values[-1]]
-    return {"steps": log.last_step, "validation": curves}
+    if not curves:
+        reward = log.series[run_log.REWARD].values
+        curves["training"] = ["mean reward", reward[0], reward[-1]]
+    return {"steps": log.last_step, "curves": curves}
 
 
 def write(name: str, found: dict[str, Any]) -> None:

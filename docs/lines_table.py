@@ -13,7 +13,8 @@ RECORD = Path(__file__).resolve().parent / "lines.json"
 HEAD = """## What to expect
 
 Each line as it stands below, on two CPU cores: the time that the whole command takes, and
-validation before training and after it. One run each, so that the second digit is noise.
+validation before training and after it. One run each, with other
+work on the machine: the second digit is noise, and alone it is faster.
 `python benchmarks/lines.py PAPER` does it again on your machine.
 """
 
@@ -25,7 +26,7 @@ def expected() -> Iterator[str]:
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     rows = [(f"[`{name}`](#{name})", *_cells(entry)) for name, entry in record.items()]
     yield from ("", *HEAD.splitlines(), "")
-    yield from table(("overlay", "time", "steps", "validation", "before", "after"), rows)
+    yield from table(("overlay", "time", "steps", "what", "first", "last"), rows)
     where = sorted({(e["machine"], e["date"], e["commit"]) for e in record.values()})
     said = "; ".join(f"{machine}, {day}, commit `{commit}`" for machine, day, commit in where)
     yield from ("", f"`+`: with the toy world, which was built first. {said}.")
@@ -33,7 +34,7 @@ def expected() -> Iterator[str]:
 
 def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
     """Time, steps and a line for each data source."""
-    curves = entry["validation"].items()
+    curves = entry["curves"].items()
     columns = (
         [f"{source}, {label}" for source, (label, _, _) in curves],
         [f"{before:.2f}" for _, (_, before, _) in curves],
