@@ -19,7 +19,8 @@ from verl.utils.reward_score import default_compute_score
 
 from verl_ext.adapters import advantage
 from verl_ext.adapters.sessions import sessions
-from verl_ext.adapters.teacher.settings import rewarded_estimator
+from verl_ext.adapters.teacher.settings import plan, rewarded_estimator
+from verl_ext.adapters.teacher.task import task_alone
 from verl_ext.adapters.trainer.finite import VERSION
 from verl_ext.adapters.trainer.stage import task_key
 from verl_ext.catalog import ADVANTAGES
@@ -90,7 +91,7 @@ def again(replay: Replay, model: str | None) -> Iterator[tuple[str, bool]]:
     elif replay.stage == "advantages":
         yield from _advantages(replay)
     else:
-        yield from _with_model(replay, model or replay.config.actor_rollout_ref.model.path)
+        yield from _with_model(replay, model or _first_weights(replay))
 
 
 def _rewards(replay: Replay) -> Iterator[tuple[str, bool]]:
@@ -116,7 +117,7 @@ def _advantages(replay: Replay) -> Iterator[tuple[str, bool]]:
     rewards, mask = (
         pad_sequence(replay.rows[name], batch_first=True) for name in ("rm_scores", "response_mask")
     )
-    algorithm = replay.config.algorithm
+    algorithm, mix = replay.config.algorithm, plan(replay.config).mix
     name = rewarded_estimator(replay.config)
     columns = {"group_ids": "uid", "task_ids": task_key(replay.config)}
     declared = advantage.declared_fields(name) if name in ADVANTAGES else ()
@@ -130,7 +131,7 @@ def _advantages(replay: Replay) -> Iterator[tuple[str, bool]]:
         non_tensors={"uid": np.array(replay.rows["uid"], dtype=object)},
     )
     try:
-        with advantage.batch_context(context):
+        with task_alone(algorithm, mix), advantage.batch_context(context):
             made = compute_advantage_for_multi_trajectories(
                 data,
                 batch_keys=replay.keys,
@@ -148,6 +149,14 @@ def _advantages(replay: Replay) -> Iterator[tuple[str, bool]]:
         row = made.batch["advantages"][replay.keys.index(key)]
         total = replay.row(key)["rm_scores"].sum().item()
         yield f"{key}: reward {total:g}, advantages {_range(row)}", bool(row.isfinite().all())
+
+
+def _first_weights(replay: Replay) -> str:
+    """Path of what the stage's worker began with: a reference worker may hold a teacher."""
+    teacher = plan(replay.config).teacher
+    if replay.stage == "reference" and teacher and teacher.source == "ref":
+        return str(teacher.path)
+    return str(replay.config.actor_rollout_ref.model.path)
 
 
 def _with_model(replay: Replay, path: str) -> Iterator[tuple[str, bool]]:

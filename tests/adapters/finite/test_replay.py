@@ -40,6 +40,28 @@ def test_an_advantage_that_is_a_number_now_is_said_to_be(trainer, tmp_path, caps
     assert "not reproduced" in said
 
 
+@pytest.mark.parametrize("mixer", ["verl_ext.opd", "verl_ext.sdpo"])
+@pytest.mark.parametrize(
+    ("task", "arguments", "said"),
+    [
+        ("verl_ext.w_reinforce", {"positive_weight": 0.25}, "from 0 to 0.25"),
+        ("verl_ext.task_norm", {"eps": 0.5}, "from 0 to 0.4641"),  # .5 / (√(1/3) + .5)
+        ("verl_ext.rank", {"eps": 0.5}, "from 0 to 0.4142"),  # .5 / (√½ + .5)
+        ("grpo", {}, "from 0 to 0.7071"),
+        (None, {}, "from 0 to 0"),
+    ],
+)
+def test_a_mix_gives_its_tasks_advantage_again(
+    trainer, tmp_path, capsys, mixer, task, arguments, said
+):
+    mix = {"task_estimator": task, "task_weight": 2.0, "task_arguments": arguments, "coef": 0.5}
+    made = trainer(advantage=mix)
+    made.config.algorithm.adv_estimator = mixer
+    stopped(made, "advantages", "advantages", filled(NAN, (0, 0)))
+    assert replayed(tmp_path, "advantages") == 1
+    assert f"a_0_0: reward 1, advantages {said}" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def broken(model, tmp_path_factory):
     """The toy's policy with a weight that is none."""
@@ -59,6 +81,17 @@ def test_log_probs_are_computed_again_with_the_weights_one_names(trainer, tmp_pa
     assert "a number now     b_0_0: log-probs from -" in capsys.readouterr().out
     assert replayed(tmp_path, "log_probs", "--model", str(broken)) == 0
     assert "no number again  b_0_0: log-probs no number in 4 of 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", ["ref", "trust_region", None])
+def test_a_reference_is_the_teacher_that_the_reference_worker_holds(
+    trainer, tmp_path, broken, capsys, source
+):
+    teacher = {"source": source, "path": str(broken)} if source else None
+    stopped(trainer(teacher=teacher), "reference", "ref_log_prob", filled(NAN, (2, 0)))
+    assert replayed(tmp_path, "reference") == int(source != "ref")
+    stopped(trainer(teacher=teacher), "log_probs", "old_log_probs", filled(NAN, (2, 0)))
+    assert replayed(tmp_path, "log_probs") == 1  # the policy's own
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

@@ -1,7 +1,5 @@
 """A teacher beside the trainer: its worker, its log-probs, and its part of the advantage."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +13,7 @@ from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from verl_ext.adapters.teacher import settings as teacher_settings
 from verl_ext.adapters.teacher.check import require_path
+from verl_ext.adapters.teacher.task import task_alone
 from verl_ext.adapters.teacher.workers import SETTINGS, TaughtDetachedWorker, TaughtWorker
 from verl_ext.adapters.trainer.stage import Stage
 from verl_ext.catalog import MIXERS
@@ -83,24 +82,10 @@ class Teaching(Stage):
         mix = self.ext_plan.mix
         if mix is None:
             return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
-        with self._ext_task():
+        with task_alone(self.config.algorithm, mix):
             batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         self.ext_batch.forget("advantages", "response_mask")
         return self._ext_mix(batch, metrics)
-
-    @contextmanager
-    def _ext_task(self) -> Iterator[None]:
-        """Lets verl compute the advantage of the task's estimator, with its own arguments."""
-        algorithm, mix = self.config.algorithm, self.ext_plan.mix
-        assert mix is not None
-        mixer, arguments = algorithm.adv_estimator, algorithm.verl_ext.get("advantage") or {}
-        with open_dict(algorithm):
-            algorithm.adv_estimator = mix.task_estimator or mixer
-            algorithm.verl_ext.advantage = dict(mix.task_arguments)
-            try:
-                yield
-            finally:
-                algorithm.adv_estimator, algorithm.verl_ext.advantage = mixer, arguments
 
     def _ext_mix(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Writes A = task_weight * A_task + the teacher's term."""
