@@ -6,6 +6,7 @@ import verl  # loads the plugin  # noqa: F401
 from adapters.tournament_judges import JUDGE, configuration
 
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.judge.settings import JudgeError
 from verl_ext.adapters.tournament import check
 from verl_ext.adapters.tournament.settings import KEY, tournament
 
@@ -31,6 +32,7 @@ def test_settings_that_cannot_be_or_do_nothing_are_refused(monkeypatch):
     )  # fmt: skip
     refused("did you mean 'topology'", topologie="swiss")
     refused("base_url is empty: nobody judges", judge={"model": "m"})
+    refused("timeout_s must be > 0", judge=JUDGE | {"base_url": "policy", "timeout_s": 0})
     refused("there is one of each", n=1)
     refused("a judge is described where base_url=simulated", simulated={"noise": 1.0})
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
@@ -75,6 +77,8 @@ def test_the_toys_judge_keeps_its_habits_when_one_is_added(verl_config):
 def test_the_policys_servers_take_turns_as_judges():
     config = configuration(judge=JUDGE | {"base_url": "policy"})
     check.check(config)
+    with pytest.raises(JudgeError, match="base_url=policy: the run has no such server"):
+        _ = tournament(config).judges
     config.algorithm.verl_ext.group_reward.tournament.urls = ["http://a:1/v1", "http://b:2/v1"]
     assert [one.base_url for one in tournament(config).judges] == [
         "http://a:1/v1",

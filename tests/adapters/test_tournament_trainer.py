@@ -8,6 +8,7 @@ import verl.trainer.ppo.v1  # loads the plugin, and the trainers  # noqa: F401
 from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 
+from verl_ext.adapters.judge.settings import JudgeError
 from verl_ext.adapters.rollout.stopping import PARTITION, RolloutStopped
 from verl_ext.adapters.rollout.tournament import REPORT, JudgeFailedError
 from verl_ext.adapters.trainer import our_workers
@@ -196,3 +197,25 @@ def test_the_workers_are_told_the_policys_addresses_where_it_is_its_own_judge():
     other = trainer()
     other.on_init_end()
     assert "urls" not in other.config.algorithm.verl_ext.group_reward.tournament
+
+
+def servers(*addresses):
+    return SimpleNamespace(get_addresses=lambda: list(addresses))
+
+
+@pytest.mark.parametrize("shared", [["a:1"], []])  # hybrid_engine=false: none on the trainer's
+def test_where_servers_have_devices_of_their_own_those_are_the_judge(shared):
+    """The others sleep while the trainer has their devices, and answer nobody."""
+    made = trainer(judge=JUDGE | {"base_url": "policy"})
+    made.llm_server_manager = servers(*shared)
+    made.standalone_server_manager = servers("s:1", "s:2")
+    made.on_init_end()
+    section = made.config.algorithm.verl_ext.group_reward.tournament
+    assert section.urls == ["http://s:1/v1", "http://s:2/v1"]
+
+
+def test_a_policy_without_servers_is_no_judge():
+    made = trainer(judge=JUDGE | {"base_url": "policy"})
+    made.llm_server_manager = servers()
+    with pytest.raises(JudgeError, match="base_url=policy: the run has no such server"):
+        made.on_init_end()

@@ -35,6 +35,12 @@ SOURCES = {
         # The actor's masks are written between the two.
         "batch = self._update_critic(batch, metrics=metrics)\n\n        # 9. update actor",
     ],
+    "verl.trainer.ppo.v1.trainer_separate_async:PPOTrainerSeparateAsync.get_llm_client": [
+        "self.standalone_server_manager.get_client(",  # the servers that sample, and judge
+    ],
+    "verl.trainer.ppo.v1.trainer_separate_async:PPOTrainerSeparateAsync.switch_to_trainer": [
+        "self.checkpoint_manager.sleep_replicas()",  # why those of llm_server_manager do not
+    ],
     "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll": [
         "time.sleep(self.poll_interval)",  # sampler_kwargs.poll_interval
     ],

@@ -19,6 +19,7 @@ from verl_ext.catalog import ADVANTAGES
 from verl_ext.simulated_judge.child import RunningJudge, start
 
 CLIENTS = ("openai", "tenacity", "aiohttp")
+STILL_TO_COME = "http://judge/v1"  # in the place of a server of the run's own, which has not begun
 # What to type where a judge does not judge, by what it did instead.
 HINTS = {
     Failure.CONNECTION: f". Is it running there? Else: {KEY}.judge.base_url=http://HOST:PORT/v1",
@@ -48,7 +49,8 @@ def check(config: DictConfig) -> None:
             f"http://HOST:PORT/v1 {KEY}.judge.model=NAME; or {KEY}.judge.base_url={POLICY}, the "
             "policy's own servers"
         )
-    anchor, judge = wanted.anchored, wanted.judges[0]
+    anchor = wanted.anchored
+    judge = wanted.judge_at(STILL_TO_COME) if wanted.found_by_run else wanted.judges[0]
     if wanted.address == SIMULATED:
         wanted.simulated_by()
     if wanted.pointwise and anchor.greedy:
@@ -80,7 +82,7 @@ def prepare(config: DictConfig) -> RunningJudge | None:
     wanted = tournament(config)
     if wanted is None:
         return None
-    if wanted.address not in (POLICY, SIMULATED):
+    if not wanted.found_by_run:
         _ask_once(wanted)
     section = config.algorithm.verl_ext.group_reward.tournament
     plain: Any = OmegaConf.to_container(section, resolve=True)

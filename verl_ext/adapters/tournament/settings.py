@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from verl_ext.adapters.group_rewards import SECTION, section
-from verl_ext.adapters.judge.settings import JudgeSettings
+from verl_ext.adapters.judge.settings import JudgeError, JudgeSettings
 from verl_ext.adapters.sections import one_of, read
 from verl_ext.reward_fns.tournament import TOPOLOGIES
 from verl_ext.simulated_judge.annotator import Annotator
@@ -128,20 +128,35 @@ class Tournament:
         assert made is not None
         return made
 
+    @property
+    def found_by_run(self) -> bool:
+        """Whether the judge's servers are the run's own, and come with it."""
+        return self.address in (POLICY, SIMULATED)
+
     @cached_property
     def judges(self) -> list[JudgeSettings]:
         """How the judge is asked, at each of its servers.
 
         Raises:
+            JudgeError: they are the run's own, and it has found none.
             SettingsError: names the key.
         """
-        found = self.address in (POLICY, SIMULATED)
-        # Before the run has found them, settings are read to be checked.
-        urls = (self.urls or (f"http://{self.address}/v1",)) if found else (self.address,)
-        made = [
-            read(f"{KEY}.judge", JudgeSettings, {**self.judge, "base_url": url}) for url in urls
-        ]
-        return [one for one in made if one is not None]
+        if self.found_by_run and not self.urls:
+            raise JudgeError(f"{KEY}.judge.base_url={self.address}: the run has no such server")
+        return [self.judge_at(url) for url in (self.urls if self.found_by_run else [self.address])]
+
+    def judge_at(self, url: str | None) -> JudgeSettings:
+        """How the judge is asked at one server.
+
+        Args:
+            url: its ``base_url``.
+
+        Raises:
+            SettingsError: names the key.
+        """
+        made = read(f"{KEY}.judge", JudgeSettings, {**self.judge, "base_url": url})
+        assert made is not None
+        return made
 
     def simulated_by(self) -> ServerSettings:
         """What the simulated judge is.

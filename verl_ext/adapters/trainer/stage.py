@@ -31,6 +31,15 @@ class Stage:
     kl_ctrl_in_reward: Any
 
     @property
+    def ext_rollout_servers(self) -> Any:
+        """verl's manager of the servers that sample.
+
+        Under ``separate_async`` these have devices of their own; those of ``llm_server_manager``,
+        on the trainer's, sleep while it trains.
+        """
+        return getattr(self, "standalone_server_manager", self.llm_server_manager)
+
+    @property
     def ext_loss_teaches(self) -> bool:
         """Whether tokens without an advantage teach too, by another term of the loss."""
         return False

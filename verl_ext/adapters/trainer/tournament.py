@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from statistics import fmean
 from typing import Any
@@ -57,9 +58,10 @@ class TournamentRewards(Stage):
         """Tells the workers, which are still to come, where the policy's own servers are."""
         super().on_init_end()  # type: ignore[misc]
         if self.ext_tournament is not None and self.ext_tournament.address == POLICY:
-            urls = [f"http://{one}/v1" for one in self.llm_server_manager.get_addresses()]
+            urls = [f"http://{one}/v1" for one in self.ext_rollout_servers.get_addresses()]
             with open_dict(self.config):
                 self.config.algorithm.verl_ext.group_reward.tournament.urls = urls
+            _ = replace(self.ext_tournament, urls=tuple(urls)).judges  # refuses to have none
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
