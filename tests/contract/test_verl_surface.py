@@ -98,11 +98,12 @@ def test_the_tracker_is_written_after_everything_else_of_a_checkpoint():
 
 
 def test_a_checkpoint_is_written_when_the_step_is_over():
-    """Masks move at its end, and their state must hold it."""
+    """Masks and averages move at its end, and their state must hold it; servers still sleep."""
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
     fit = inspect.getsource(PPOTrainer.fit)
     assert fit.index("self.step(metrics") < fit.index("self._save_checkpoint()")
+    assert fit.index("self.step(metrics") < fit.index("self.on_step_end()")
 
 
 def test_main_ppo_validates_before_it_starts_ray_and_looks_the_trainer_up_by_our_name():

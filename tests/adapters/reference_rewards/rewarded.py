@@ -5,6 +5,8 @@ from collections import defaultdict
 import torch
 from adapters.reference_settings import TAGS
 from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.tensordict_utils import get_tensordict, list_of_dict_to_tensordict
 
 from verl_ext.adapters.trainer import reference_probability as stage
@@ -51,7 +53,21 @@ class Buffer:
 
 
 class Base:
-    """verl's trainer, as far as it is asked."""
+    """verl's trainer, as far as it is asked; a step has as many updates as ``batches``."""
+
+    step = PPOTrainer.step
+    batches = (KVBatchMeta(partition_id="train", keys=[], tags=[]),)
+
+    @property
+    def parameter_sync_step(self):
+        return len(self.batches)
+
+    def prepare_step(self):
+        return {}
+
+    def _step_once(self, metrics, timing_raw, sample_batch_size):
+        batch = self._balance_batch(self.batches[self.local_trigger_step], metrics)
+        return self._update_actor(batch, metrics)
 
     def __init__(self, config):
         self.config, self.global_steps = config, 3
@@ -128,7 +144,7 @@ def trainer(**section):
             {
                 "algorithm": {"verl_ext": {"group_reward": group if section else {}}},
                 "actor_rollout_ref": roles,
-                "data": {},
+                "data": {"train_batch_size": 12},
             }
         )
     )

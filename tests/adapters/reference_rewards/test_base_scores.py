@@ -18,7 +18,7 @@ def test_the_first_policy_sets_the_base_scores_once_and_for_all(cache, capsys):
     batch = made._next_train_batch()
     assert batch[BASE].tolist() == pytest.approx([math.exp(-0.1)] * 2 + [0.0])
     assert "2 computed" in capsys.readouterr().out
-    made._update_actor(None, {})
+    made.step({}, {})
     assert made._next_train_batch()[BASE].tolist() == batch[BASE].tolist()
 
     again = trainer()
@@ -33,7 +33,7 @@ def test_the_first_policy_sets_the_base_scores_once_and_for_all(cache, capsys):
 def test_a_resumed_run_subtracts_what_the_first_one_did(cache):
     first = trainer(debias="refresh", refresh_every=1)
     first._load_checkpoint()
-    first._update_actor(None, {})
+    first.step({}, {})
     resumed = trainer(debias="refresh", refresh_every=1)
     resumed._load_checkpoint()
     assert resumed.ext_restore({}) == ["base scores"]
@@ -48,12 +48,21 @@ def test_base_scores_are_refreshed_every_so_many_steps(cache):
     made._load_checkpoint()
     seen = []
     for made.global_steps in (1, 2, 3):
-        made._update_actor(None, {})
+        made.step({}, {})
         seen.append(made._next_train_batch()[BASE][0].item())
     assert seen == pytest.approx([math.exp(-0.1), math.exp(-0.3), math.exp(-0.3)])
     (file,) = cache.iterdir()
     kept = json.loads(file.read_text()).values()
     assert list(kept) == pytest.approx([math.exp(-0.1)] * 2)
+
+
+def test_a_refresh_comes_once_a_step_however_many_updates_it_has(cache):
+    made = trainer(debias="refresh", refresh_every=1)
+    made._load_checkpoint()
+    made.asked, made.batches = 0, made.batches * 4
+    made.step({}, {})
+    assert (made.updates, made.asked) == (4, 2)
+    assert made._next_train_batch()[BASE][0].item() == pytest.approx(math.exp(-0.5))
 
 
 def test_without_debiasing_nothing_is_asked(cache):

@@ -76,12 +76,27 @@ class Workers:
 
 
 class Base(queue.Base):
+    """verl's step over the batches that it is given, with an update of some gradient for each."""
+
+    step = queue.trainer_base.PPOTrainer.step
+
     def __init__(self, config):
         super().__init__(config)
-        self.tokenizer, self.processor, self.grad_norm = TOKENIZER, None, 1.0
+        self.tokenizer, self.processor = TOKENIZER, None
+
+    def prepare_step(self):
+        return {}
+
+    @property
+    def parameter_sync_step(self):
+        return len(self.batches)
+
+    def _step_once(self, metrics, timing_raw, sample_batch_size):
+        batch = self.batches[self.local_trigger_step]
+        return self._update_actor(self._compute_advantage(batch, metrics), metrics)
 
     def _update_actor(self, batch, metrics):
-        metrics["actor/grad_norm"] = self.grad_norm
+        metrics["actor/grad_norm"] = self.grad_norms[self.local_trigger_step]
         for name in ("loss", "value", "student_tail"):  # as the loss reports them
             metrics[f"actor/verl_ext/divergence/{name}"] = 0.25
         super()._update_actor(batch, metrics)
@@ -132,7 +147,7 @@ def config(
                     | teacher,
                 },
             },
-            "data": {},
+            "data": {"train_batch_size": 12},
             "actor_rollout_ref": {
                 "actor": {"ppo_mini_batch_size": 1, "strategy": "fsdp2", "use_kl_loss": False}
                 | (actor or {}),
@@ -144,7 +159,7 @@ def config(
 
 
 class Run:
-    """One batch through advantage and update."""
+    """A step over some rows."""
 
     def __init__(self, monkeypatch, made, rows, ranks=1, trainer=Trainer, broken=None):
         self.fake = Queue(rows)
@@ -158,10 +173,11 @@ class Run:
         tags = [values["tag"] for values in rows.values()]
         self.batch = KVBatchMeta(keys=list(rows), tags=tags, partition_id="train")
 
-    def __call__(self, grad_norm=1.0):
-        self.trainer.grad_norm = grad_norm
-        batch = self.trainer._compute_advantage(self.batch, self.metrics)
-        self.trainer._update_actor(batch, self.metrics)
+    def __call__(self, *grad_norms, keys=None):
+        """A step; ``keys`` are the rows of each of its updates, by default one of them all."""
+        parts = [self.batch.select_keys(part) for part in keys or [self.batch.keys]]
+        self.trainer.batches, self.trainer.grad_norms = parts, grad_norms or [1.0] * len(parts)
+        self.trainer.step(self.metrics, {})
         return self
 
     def advantages(self):
@@ -186,6 +202,15 @@ def group(**first):
         "a_1_0": row("a", "aabb", 1.0),
         "b_0_0": row("b", "zzz", 0.0),
     }
+
+
+def groups(number):
+    """So many failures beside a success, and their keys by group."""
+    failed, won = row("a", "xy", 0.0), row("a", "aabb", 1.0)
+    made = {}
+    for uid in "cdefg"[:number]:
+        made |= {f"{uid}_0_0": failed | {"uid": uid}, f"{uid}_1_0": won | {"uid": uid}}
+    return made, [[f"{uid}_0_0", f"{uid}_1_0"] for uid in "cdefg"[:number]]
 
 
 def judged(response, prompt_tokens, coef=1.0):

@@ -1,16 +1,14 @@
-"""How the workers are asked, what becomes of their answers, and when the average moves."""
-
-import math
+"""How the workers are asked, and what becomes of their answers."""
 
 import pytest
 import ray
 import verl  # loads the plugin  # noqa: F401
-from adapters.self_teaching.runs import Base, config, group, judged, row
+from adapters.self_teaching.runs import Base, config, group, groups, judged, row
 from tensordict import TensorDict
 from verl.trainer.ppo.utils import Role
 
 from verl_ext.adapters.teacher import workers
-from verl_ext.adapters.trainer import on_logits, teaching
+from verl_ext.adapters.trainer import on_logits, self_teaching, teaching
 
 
 def number(key):
@@ -76,24 +74,15 @@ def test_what_is_not_finite_becomes_the_floor_and_is_counted(run):
     assert this.metrics["verl_ext/teacher/non_finite"] == 1.0
 
 
-def test_an_average_moves_once_after_an_update(run):
-    this = run(group(), source="ema")()
-    assert this.workers.averaged == 1
-    assert this.metrics["verl_ext/teacher/ema_distance"] == pytest.approx(0.2)
-    assert not any("ema" in name for name in run(group())().metrics)
-
-
-@pytest.mark.parametrize("grad_norm", [math.nan, math.inf])
-def test_an_average_stays_where_the_optimizer_stood_still(run, capsys, grad_norm):
-    this = run(group(), source="ema")(grad_norm)
-    assert this.workers.averaged == 0
-    assert "the averaged teacher stays as it is" in capsys.readouterr().out
-
-
-def test_an_average_stays_where_the_update_was_skipped(run):
-    this = run({"a_0_0": row("a", "xy", 0.0)}, source="ema")()
-    assert this.trainer.updated == []
-    assert this.workers.averaged == 0
+def test_time_and_tokens_are_those_of_all_updates(run, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(self_teaching, "perf_counter", lambda: float(next(clock)))
+    rows, keys = groups(3)
+    this = run(rows)(keys=keys)
+    assert this.metrics["verl_ext/teacher/seconds"] == 3.0
+    assert this.metrics["verl_ext/teacher/total_tokens"] == sum(
+        len(values["input_ids"]) for values in this.seen if values["loss_mask"].any()
+    )
 
 
 class Pools(Base):

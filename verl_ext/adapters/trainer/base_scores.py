@@ -156,9 +156,9 @@ class BaseScored(Stage):
             )
         return self.ext_bases[key]
 
-    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """As verl's; every so many steps the policy sets new base scores, while servers sleep."""
-        batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> KVBatchMeta:
+        """As verl's; after every so many the policy sets new base scores, while servers sleep."""
+        batch: KVBatchMeta = super().step(metrics, timing_raw)  # type: ignore[misc]
         wanted = self.ext_reference
         every = wanted.refresh_every if wanted is not None else None
         if self.ext_bases is not None and every and self.global_steps % every == 0:

@@ -1,6 +1,5 @@
 """A policy that teaches itself on its logits: the loss needs the teacher, which is asked before."""
 
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -8,12 +7,13 @@ from transfer_queue import KVBatchMeta
 
 from verl_ext.adapters.teacher.loss import STATISTICS, TAUGHT
 from verl_ext.adapters.teacher.support import FIELDS, REPLACED, TEACHER_PROMPT
-from verl_ext.adapters.trainer.self_teaching import METRIC, SelfTeaching, rows_of
+from verl_ext.adapters.trainer.averaging import Averaging
+from verl_ext.adapters.trainer.self_teaching import METRIC, rows_of
 
 PER_TOKEN = {f"verl_ext/divergence/{name}" for name in ("value", *STATISTICS.values())}
 
 
-class OnLogits(SelfTeaching):
+class OnLogits(Averaging):
     """What ``algorithm.verl_ext.divergence`` asks of a policy's own teacher."""
 
     @property
@@ -24,7 +24,10 @@ class OnLogits(SelfTeaching):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """As verl's, and then asks the teacher."""
         batch = super()._compute_advantage(batch, metrics)
-        return self._ext_on_support(batch, metrics) if self.ext_on_logits else batch
+        if not self.ext_on_logits:
+            return batch
+        with self.ext_asking():
+            return self._ext_on_support(batch, metrics)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """As verl's; the metrics of the divergence become means over the taught tokens."""
@@ -35,7 +38,6 @@ class OnLogits(SelfTeaching):
 
     def _ext_on_support(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Writes what the loss needs: the teacher's log-probs of the policy's likely tokens."""
-        begun = perf_counter()
         lessons, has = self._ext_lessons(batch), self._ext_taught_rows(batch)
         prompts = [
             torch.tensor(lessons[row].ids if taught else [0]) for row, taught in enumerate(has)
@@ -59,8 +61,6 @@ class OnLogits(SelfTeaching):
         )
         tokens = sum(int(row.sum()) for row, known in zip(mask, has, strict=True) if known)
         self._ext_count_replaced(batch, tokens, metrics)
-        spent = metrics.get(f"{METRIC}/seconds", 0.0) + perf_counter() - begun
-        metrics[f"{METRIC}/seconds"] = spent
         return batch
 
     def _ext_count_replaced(self, batch: KVBatchMeta, tokens: int, metrics: dict[str, Any]) -> None:

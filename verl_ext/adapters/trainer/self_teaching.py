@@ -1,7 +1,8 @@
-"""A policy that teaches itself: prompts with hints, the forward pass over them, the average."""
+"""A policy that teaches itself: prompts with hints, and the forward pass over them."""
 
-import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -19,7 +20,6 @@ from verl_ext.adapters.teacher.settings import Plan, Teacher
 from verl_ext.adapters.teacher.workers import TEACHER_LOG_PROBS
 from verl_ext.adapters.trainer.scratch import Reading, response_log_probs
 from verl_ext.adapters.trainer.stage import Stage
-from verl_ext.self_teaching.ema import relative_distance
 from verl_ext.self_teaching.prompt import prompt_shares
 from verl_ext.tensor_ops import finite_or
 
@@ -37,6 +37,7 @@ class SelfTeaching(Stage):
     processor: Any
     _ext_lesson_keys: list[str] | None = None
     _ext_known_lessons: dict[int, Lesson]
+    _ext_seconds: float | None = None
 
     @property
     def ext_own_teacher(self) -> Teacher | None:
@@ -141,10 +142,10 @@ class SelfTeaching(Stage):
         taught = [row for row, has in enumerate(self._ext_taught_rows(batch)) if has]
         values = torch.zeros(mask.shape)
         if taught:
-            begun = perf_counter()
-            for row, said in zip(taught, self._ext_ask(batch, taught, metrics), strict=True):
+            with self.ext_asking():
+                told = self._ext_ask(batch, taught, metrics)
+            for row, said in zip(taught, told, strict=True):
                 values[row, : len(said)] = said
-            metrics[f"{METRIC}/seconds"] = perf_counter() - begun
         values, replaced = finite_or(values, teacher.log_prob_floor)
         heard = self.ext_taught_tokens(batch, mask)
         metrics[f"{METRIC}/non_finite"] = (
@@ -198,22 +199,20 @@ class SelfTeaching(Stage):
         temperature = self.config.actor_rollout_ref.rollout.temperature
         return {"temperature": temperature, "calculate_entropy": False}
 
-    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """As verl's; an averaged teacher follows, unless the optimizer stood still."""
-        batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
-        teacher = self.ext_own_teacher
-        if teacher is None or teacher.source != "ema":
-            return batch
-        if not math.isfinite(metrics["actor/grad_norm"]):
-            print(
-                f"[verl_ext] step {self.global_steps}: a gradient is not finite, the averaged "
-                "teacher stays as it is"
-            )
-            return batch
-        parts = self.actor_rollout_wg.ext_update_average()
-        apart, norm = (sum(column) for column in zip(*parts, strict=True))
-        metrics[f"{METRIC}/ema_distance"] = relative_distance(apart, norm)
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> KVBatchMeta:
+        """As verl's; adds how long the teacher took, which verl would average over the updates."""
+        self._ext_seconds = None
+        batch: KVBatchMeta = super().step(metrics, timing_raw)  # type: ignore[misc]
+        if self._ext_seconds is not None:
+            metrics[f"{METRIC}/seconds"] = self._ext_seconds
         return batch
+
+    @contextmanager
+    def ext_asking(self) -> Iterator[None]:
+        """Takes the time that the teacher is asked for."""
+        begun = perf_counter()
+        yield
+        self._ext_seconds = (self._ext_seconds or 0.0) + perf_counter() - begun
 
 
 def rows_multiple(roles: Any) -> int:
