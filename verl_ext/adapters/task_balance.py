@@ -198,16 +198,17 @@ class TaskBalance:
     def _due(
         self,
         buffer: Any,
-        original: Callable[..., Any],
+        original: Callable[..., tuple[list[str], Any, Any]],
         partition_id: str,
         sampleable_keys: set[str],
         batch_size: int,
     ) -> tuple[list[str], Any, Any]:
         """The batch due, where verl takes the oldest prompts, equals in the order of a set."""
-        selected, rows, steps = original(partition_id, sampleable_keys, batch_size)
-        if partition_id == TRAIN:
-            selected = self._ledger.due(self._oldest_first(buffer, sampleable_keys), batch_size)
-        return selected, rows, steps
+        if partition_id != TRAIN:
+            return original(partition_id, sampleable_keys, batch_size)
+        due = self._ledger.due(self._oldest_first(buffer, sampleable_keys), batch_size)
+        # With no others to choose from: what is wrapped around verl's choice is told of these.
+        return due, *original(partition_id, set(due), batch_size)[1:]
 
     def _take(
         self,

@@ -146,7 +146,7 @@ def test_the_buffer_tells_what_a_batch_is_without_and_forgets_it(monkeypatch, ca
     buffer.prompt_global_steps["train"] = {"b": 3}
     buffer._sync_metadata_from_transfer_queue()
     uids, snapshot, _ = buffer._select_prompt_uids("train", {"a"}, 1)
-    assert made._ext_unscored == {"too_long": 1}
+    assert made._ext_missing == {"too_long": 1}
     assert "step 3: 1 of 3 responses have no reward and are left out: too_long 1" in (
         capsys.readouterr().out
     )
@@ -154,6 +154,35 @@ def test_the_buffer_tells_what_a_batch_is_without_and_forgets_it(monkeypatch, ca
     assert fake.cleared == {UNSCORED: ["a_2", "gone_0"]}
     del buffer.tags[UNSCORED]
     buffer._select_prompt_uids("train", {"b"}, 1)
+    assert made._ext_missing == {}
+
+
+def test_what_is_missing_is_counted_over_the_updates_of_a_step(monkeypatch):
+    """And whether a session is alone is a matter of the update that it is in."""
+    queued = rows(**{f"{uid}_{n}_0": {"parts": parts()} for uid in "abcd" for n in range(2)})
+    del queued["b_1_0"], queued["c_1_0"]  # a prompt of b has no reward, one of c has failed
+    fake, batch = batch_of(monkeypatch, queued)
+    made = trainer()
+    made.batches = [
+        batch.select_keys([key for key in batch.keys if key[0] in uids])
+        for uids in ("a", "bd", "c")
+    ]
+    told = iter([[], ["too_long"], []])
+    balance = made._balance_batch
+
+    def sampled(part, metrics):
+        made._ext_note(next(told), len(part.keys))
+        return balance(part, metrics)
+
+    made._balance_batch = sampled
+    left = made.step({}, {})
+    metrics = {}
+    made._compute_metrics(left, metrics)
+    assert fake.cleared["train"] == ["b_0_0"]
+    unscored = {name.split("/")[-1]: v for name, v in metrics.items() if "/unscored/" in name and v}
+    assert unscored == {"too_long": 1 / 7, "alone": 1 / 7}
+    told = iter([[], [], []])
+    made.step({}, {})
     assert made._ext_unscored == {}
 
 

@@ -39,7 +39,8 @@ class ReferenceRewards(BaseScored):
     """What ``algorithm.verl_ext.group_reward.reference_probability`` asks of the trainer."""
 
     def __init__(self, config: DictConfig) -> None:
-        self._ext_unscored: Counter[str] = Counter()
+        self._ext_unscored: Counter[str] = Counter()  # of the step
+        self._ext_missing: Counter[str] = Counter()  # of its batch in hand
         super().__init__(config)
         # After it: the workers are chosen before they are made, and BaseScored reads the section.
         if self.ext_reference is not None:
@@ -54,7 +55,7 @@ class ReferenceRewards(BaseScored):
 
     def _ext_note(self, outcomes: list[str], rows: int) -> None:
         """Remembers what the batch in hand is without."""
-        self._ext_unscored = Counter(outcomes)
+        self._ext_missing = Counter(outcomes)
         if outcomes and not rows:
             raise ScoringError(f"{KEY}: no response could be scored: {_in_words(outcomes)}")
         if outcomes:
@@ -68,10 +69,11 @@ class ReferenceRewards(BaseScored):
         if self.ext_reference is not None and batch.partition_id == "train":
             if self.ext_reference.mode == "trainer":
                 batch = self._ext_scored(batch)
-            if self._ext_unscored and self.config.actor_rollout_ref.rollout.n > 1:
+            if self._ext_missing and self.config.actor_rollout_ref.rollout.n > 1:
                 alone = _alone(batch)
-                self._ext_unscored[ALONE] += len({batch.keys[row].split("_")[0] for row in alone})
+                self._ext_missing[ALONE] += len({batch.keys[row].split("_")[0] for row in alone})
                 batch = self._ext_without(batch, alone)
+            self._ext_unscored.update(self._ext_missing)
         return super()._balance_batch(batch, *rest, **more)  # type: ignore[misc]
 
     def _ext_scored(self, batch: KVBatchMeta) -> KVBatchMeta:
@@ -108,7 +110,7 @@ class ReferenceRewards(BaseScored):
         )
         unscored = {n: of_row.outcome.value for n, of_row in parts.items() if not of_row.scored}
         if unscored:
-            self._ext_unscored.update(unscored.values())
+            self._ext_missing.update(unscored.values())
             print(
                 f"[verl_ext] step {self.global_steps}: {len(unscored)} of {len(parts)} responses "
                 f"have no reward and are left out: {_in_words(list(unscored.values()))}"
@@ -139,9 +141,14 @@ class ReferenceRewards(BaseScored):
         tq.kv_clear(keys=sorted(gone), partition_id=batch.partition_id)
         left = [key for key in batch.keys if key not in gone]
         if not left:
-            outcomes = list(self._ext_unscored.elements())
+            outcomes = list(self._ext_missing.elements())
             raise ScoringError(f"{KEY}: no response could be scored: {_in_words(outcomes)}")
         return batch.select_keys(left)
+
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> KVBatchMeta:
+        """Counts the responses without a reward anew."""
+        self._ext_unscored = Counter()
+        return super().step(metrics, timing_raw)
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], *rest: Any, **more: Any
