@@ -99,8 +99,12 @@ def test_a_dead_judge_teaches_nothing_on_megatron(tmp_path):
 
 @pytest.mark.run
 @pytest.mark.wide
-def test_a_policy_judges_its_own_responses(tmp_path):
-    """What it says of them is chance; that it is asked, over its own server, is not."""
+@pytest.mark.parametrize("mode", ["sync", "separate_async"])
+def test_a_policy_judges_its_own_responses(tmp_path, mode):
+    """What it says of them is chance; that it is asked, over its own server, is not.
+
+    With servers of their own, those on the trainer's devices sleep, and would let each call wait.
+    """
     model = tmp_path / "model"
     shutil.copytree(world.ensure("arena_rl").model, model)
     config = json.loads((model / "config.json").read_text())
@@ -108,6 +112,8 @@ def test_a_policy_judges_its_own_responses(tmp_path):
     (model / "config.json").write_text(json.dumps(longer))
     found = run(
         tmp_path / "own",
+        f"trainer.v1.trainer_mode=verl_ext.{mode}",
+        f"algorithm.verl_ext.deterministic={str(mode == 'sync').lower()}",
         "trainer.total_training_steps=1",
         "trainer.save_freq=-1",
         f"actor_rollout_ref.model.path={model}",
@@ -122,10 +128,10 @@ def test_a_policy_judges_its_own_responses(tmp_path):
         f"+{SECTION}.judge.extra_body={{structured_outputs: {{regex: '{DIGITS}'}}}}",
     )
     step = found[1]
-    assert step[f"{NAME}/calls"] > 60
+    assert step[f"{NAME}/calls"] > 30
     assert step[f"{NAME}/void_groups"] < 0.5
     assert step[f"{NAME}/spread"] > 0
-    assert step["verl_ext/skipped_update"] == 0
+    assert step["verl_ext/skipped_update"] < 1  # of the step's updates
 
 
 def a_judge_that_fails(share, on_failure, *overrides):

@@ -47,7 +47,7 @@ class Stage:
     @property
     def ext_goes_on(self) -> bool:
         """Whether NaN and infinity are reported and the run goes on (``not_finite=report``)."""
-        return settings(self.config).get("not_finite", "stop") == "report"
+        return bool(settings(self.config).get("not_finite", "stop") == "report")
 
     def ext_dropped_rows(self, batch: KVBatchMeta) -> Tensor | None:
         """(rows,) True where a row is to leave the batch's loss; None if there are no such rows."""
