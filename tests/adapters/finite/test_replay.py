@@ -55,11 +55,21 @@ def test_a_mix_gives_its_tasks_advantage_again(
     trainer, tmp_path, capsys, mixer, task, arguments, said
 ):
     mix = {"task_estimator": task, "task_weight": 2.0, "task_arguments": arguments, "coef": 0.5}
-    made = trainer(advantage=mix)
+    made = trainer(advantage=mix if task else {"coef": 0.5})
     made.config.algorithm.adv_estimator = mixer
     stopped(made, "advantages", "advantages", filled(NAN, (0, 0)))
     assert replayed(tmp_path, "advantages") == 1
     assert f"a_0_0: reward 1, advantages {said}" in capsys.readouterr().out
+
+
+def test_tasks_of_a_column_of_ones_own_are_kept_with_the_rows(trainer, tmp_path, capsys):
+    made = trainer(advantage={"eps": 0.5}, task_key="kind")
+    made.config.algorithm.adv_estimator = "verl_ext.task_norm"
+    made.queue.columns["kind"] = ["x", "x", "y", "y"]
+    stopped(made, "advantages", "advantages", filled(NAN, (0, 0)))
+    assert replayed(tmp_path, "advantages") == 1
+    # .5 / (√½ + .5): each task's own spread
+    assert "a_0_0: reward 1, advantages from 0 to 0.4142" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

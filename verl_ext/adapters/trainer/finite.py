@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from transfer_queue import KVBatchMeta
 
-from verl_ext.adapters.trainer.stage import Stage
+from verl_ext.adapters.trainer.stage import Stage, task_key
 
 KEY = "algorithm.verl_ext.not_finite"
 VERSION = 1
@@ -103,7 +103,7 @@ class Finite(Stage):
         # An advantage is made of the whole batch; elsewhere a row speaks for itself.
         rows = range(len(batch)) if stage == "advantages" else bad
         kept = batch.select_keys([batch.keys[row] for row in rows])
-        data = _there(kept, FIELDS)
+        data = _there(kept, list(dict.fromkeys((*FIELDS, task_key(self.config)))))
         torch.save(
             {
                 "version": VERSION,
