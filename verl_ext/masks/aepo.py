@@ -158,7 +158,9 @@ def _gate(
 def _refuse_idle(rule: str, low: float | str, high: float | str, **calibration: float) -> None:
     """Refuses, with a ValueError, what is set of a gate or a calibration that there is not."""
     usual = {"calibration_steps": STEPS, "low_quantile": LOW, "high_quantile": HIGH}
-    idle = [(name, value, usual[name]) for name, value in calibration.items()]
+    idle: list[tuple[str, float | str, float | str]] = [
+        (name, value, usual[name]) for name, value in calibration.items()
+    ]
     why = f"low={low} and high={high}"
     if rule == "off":
         idle, why = [("low", low, AUTO), ("high", high, AUTO), *idle], "gate=off"
