@@ -44,11 +44,13 @@ METHODS = {
     ],
 }
 SOURCE = "toy"
+# Three times the overlay's, which is for the sixty steps of its line: less to wait for.
+RATE = "actor_rollout_ref.actor.optim.lr=3e-4"
 
 
 def run(out: Path, method: str, seed: int, steps: int) -> RunLog:
     """A run's log, from disk if it is whole there."""
-    overrides = [f"data.seed={seed}", *METHODS[method]]
+    overrides = [f"data.seed={seed}", RATE, *METHODS[method]]
     return toy_run.run(out / f"{method.replace(' ', '_')}_{seed}", steps, overrides, paper="rlpr")
 
 
