@@ -35,7 +35,8 @@ class Teacher:
             prompt: ``"self"``, its live weights, ``"ema"``, their moving average, or
             ``"trust_region"``, logits between the reference policy's and its own.
         path: of the teacher's model, for ``ref``.
-        log_prob_floor: nats, what stands in for a log-prob that is NaN or infinite.
+        log_prob_floor: nats, what stands in for a log-prob that is NaN or infinite; with ``ref``
+            where ``not_finite`` is ``report``, since a run stops otherwise.
         on_teacher_failure: of a server, ``"stop"`` or ``"drop"`` its rows.
         timeout_s: seconds a server may take for one response.
         rate: for ``ema`` how far the average moves a step, for ``trust_region`` how far the teacher
