@@ -2,9 +2,17 @@
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 # Hydra reads some forty files for each configuration that a test composes: a fifth faster so.
 yaml.SafeLoader = yaml.CSafeLoader
+
+# hypothesis without a limit of time: the machine may have other work.
+settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+if settings.get_current_profile_name() == "default":  # tests/mutation has a profile of its own
+    settings.load_profile("busy")
 
 RUNS = ("tests/runs/", "tests/matrix/test_cells.py")
 

@@ -107,22 +107,10 @@ def test_data_parses(block):
     (yaml.safe_load if block.language == "yaml" else tomllib.loads)(block.text)
 
 
-@pytest.fixture
-def patient():
-    """hypothesis without a limit of time: the machine may be busy."""
-    from hypothesis import HealthCheck, settings
-
-    slow = [HealthCheck.too_slow]
-    settings.register_profile("patient", deadline=None, suppress_health_check=slow, database=None)
-    settings.load_profile("patient")
-    yield
-    settings.load_profile("default")
-
-
 @pytest.mark.parametrize(
     "page", sorted({block.page for block in BLOCKS if block.language == "python"})
 )
-def test_the_python_of_a_page_runs_from_top_to_bottom(page, monkeypatch, tmp_path, patient):
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, monkeypatch, tmp_path):
     """A module to be saved is saved; test functions of the page are called."""
     registered = [(each, dict(each)) for each in (catalog.ADVANTAGES, catalog.MASKS)]
     saved = write_modules(page, tmp_path)
