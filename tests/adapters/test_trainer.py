@@ -36,7 +36,11 @@ class Queue:
     def kv_batch_put(self, keys, partition_id, fields, tags=None):
         self.puts.append(set(fields.keys()))
         self.fields.update({name: fields[name] for name in fields.keys()})  # noqa: SIM118
-        return KVBatchMeta(keys=list(keys), tags=[{"seq_len": 5} for _ in keys], partition_id="p")
+        # As verl's: with the tags that are kept beside the fields.
+        lengths = [len(row) for row in self.fields["advantages"].unbind()]
+        return KVBatchMeta(
+            keys=list(keys), tags=[{"seq_len": n} for n in lengths], partition_id="p"
+        )
 
 
 class Base:
@@ -114,11 +118,13 @@ def test_the_poll_interval_reaches_the_replay_buffer(monkeypatch):
     assert made._build_replay_buffer().poll_interval == 0.1
 
 
-def test_masks_write_advantages_response_mask_and_loss_mask_together(monkeypatch):
+def test_masks_write_response_mask_and_loss_mask_together(monkeypatch):
     made, queue, batch = make(monkeypatch, [[1.0, 1.0], [0.0, 0.0, 0.0], [2.0]])
     metrics = {}
-    made._compute_advantage(batch, metrics)
-    assert queue.puts == [{"advantages", "response_mask", "loss_mask"}]
+    batch = made._compute_advantage(batch, metrics)
+    made._update_actor(batch, dict(metrics))
+    # Between the two a critic learns, from all tokens.
+    assert queue.puts == [{"advantages"}, {"response_mask", "loss_mask"}]
     for name in ("response_mask", "loss_mask"):
         assert [row.tolist() for row in queue.fields[name].unbind()] == [[1, 1], [0, 0, 0], [1]]
     assert [row.tolist() for row in queue.fields["advantages"].unbind()] == [
@@ -186,9 +192,7 @@ def test_rows_of_two_ranks_carry_like_loads(monkeypatch):
     rows = [[1.0] * n for n in (8, 1, 7, 2, 6, 3)] + [[0.0] * 2] * 2
     made, _, batch = make(monkeypatch, rows, mini_batch=2)
     metrics = {}
-    batch = made._compute_advantage(batch, metrics)
-    batch.tags = [{"seq_len": len(row)} for row in rows]
-    made._update_actor(batch, metrics)
+    made._update_actor(made._compute_advantage(batch, metrics), metrics)
     (keys,) = made.updated
     lengths = [len(rows[int(key[1])]) for key in keys]
     assert np.isclose(sum(lengths[:3]), sum(lengths[3:]), atol=3)
