@@ -13,9 +13,9 @@ RECORD = Path(__file__).resolve().parent / "lines.json"
 HEAD = """## What to expect
 
 Each line as it stands below, on two CPU cores: the time that the whole command takes, and
-validation before training and after it. One run each, with other
-work on the machine: the second digit is noise, and alone it is faster.
-`python benchmarks/lines.py PAPER` does it again on your machine.
+validation before training and after it. One run each, with other work beside it: the second digit
+is noise, and alone a run is faster. `python benchmarks/lines.py PAPER` does it again on your
+machine.
 """
 
 

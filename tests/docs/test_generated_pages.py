@@ -1,6 +1,7 @@
 """The generated pages are what docs/generate.py makes now, and say all there is to say."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -67,6 +68,12 @@ def test_the_index_has_a_line_to_copy_for_every_paper(made, paper):
     assert f"```bash\n{PAPERS[paper].line}\n```" in section
     if paper not in ("rlpr_llama", "rlpr_gemma"):  # values for models that no toy stands for
         assert "+scale=cpu" in PAPERS[paper].line
+
+
+def test_the_index_says_what_every_line_for_a_cpu_came_to(made):
+    section = made["papers/index.md"].split("\n## What to expect\n")[1].split("\n## ")[0]
+    told = re.findall(r"^\| \[`(\w+)`\]", section, re.MULTILINE)
+    assert told == [name for name, paper in PAPERS.items() if "+scale=cpu" in paper.line]
 
 
 def test_every_section_that_the_driver_knows_is_in_the_reference(script, configuration):
