@@ -109,6 +109,7 @@ def test_settings_that_contradict_each_other_are_refused():
     ("settings", "message"),
     [
         ({"gate": "off", "low": 0.1, "high": 0.3}, "low=0.1 has no effect with gate=off: .* auto"),
+        ({"gate": "off", "high": 0.3}, "^high=0.3 has no effect with gate=off: make it auto"),
         ({"gate": "off", "calibration_steps": 5}, "calibration_steps=5 has no .*=off: make it 20"),
         ({"low": 0.1, "high": 0.3, "low_quantile": 0.2}, "with low=0.1 and high=0.3: make it 0.1"),
         ({"low": 0.1, "high": 0.3, "high_quantile": 0.8}, "high_quantile=0.8 has .*make it 0.9"),

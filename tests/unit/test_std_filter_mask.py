@@ -90,6 +90,12 @@ def test_where_the_filter_joins_a_run_its_warm_up_begins():
     assert news[1] == news[3] == ""
 
 
+def test_multipliers_are_told_so_that_the_data_can_be_asked_for_their_tasks():
+    assert StdFilterMask().per_task == {}
+    told = StdFilterMask(task_multipliers={"m": 0.25}).per_task
+    assert told == {"task_multipliers": {"m": 0.25}}
+
+
 def test_multipliers_ask_for_tasks_and_are_applied():
     plain, scaled = (
         StdFilterMask(),
