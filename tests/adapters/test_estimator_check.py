@@ -76,3 +76,11 @@ def test_an_estimator_of_somebody_else_is_judged_by_what_it_does(monkeypatch, ba
             estimator_check.check_estimator(config, "theirs", {})
     else:
         estimator_check.check_estimator(config, "theirs", {})
+
+
+def test_a_toy_that_rewards_by_degrees_is_refused_where_outcomes_are_asked_for(verl_config):
+    """Its estimator would stop the run after the first rollouts."""
+    mixed = ("+paper=[w_reinforce,task_balanced]", "+scale=cpu")
+    with pytest.raises(SettingsError, match=r"by degrees\. .* algorithm\.verl_ext\.toy="):
+        driver_check.check(verl_config(*mixed))
+    driver_check.check(verl_config(*mixed, "algorithm.verl_ext.toy=w_reinforce"))

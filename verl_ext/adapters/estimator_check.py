@@ -15,6 +15,8 @@ from verl_ext.catalog import ADVANTAGES, MIXERS
 ADVANTAGE_KEY = "algorithm.verl_ext.advantage"
 # Reward functions of ours that give 0/1 only when asked to.
 BINARY_ON_REQUEST = ("verl_ext.reward_fns.string_composition",)
+# The toy whose tasks are rewarded by degrees.
+GRADED_TOY = ("verl_ext.toy.reward", "three_tasks")
 
 
 def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
@@ -113,4 +115,11 @@ def _check_binary(config: DictConfig, name: str) -> None:
         raise SettingsError(
             f"'{name}' needs outcomes of 0 or 1, and {path} gives -1, 0 or 1. "
             "Add: +reward.custom_reward_function.reward_kwargs.binary=true"
+        )
+    toy = (config.algorithm.get("verl_ext") or {}).get("toy")
+    if (path, toy) == GRADED_TOY:
+        raise SettingsError(
+            f"'{name}' needs outcomes of 0 or 1, and the toy '{toy}' rewards letters and points by "
+            "degrees. Leave one of the two out, or take a toy that is right or wrong. "
+            "Add: algorithm.verl_ext.toy=w_reinforce"
         )
