@@ -29,7 +29,7 @@ def expected() -> Iterator[str]:
     yield from table(("overlay", "time", "steps", "what", "first", "last"), rows)
     where = sorted({(e["machine"], e["date"], e["commit"]) for e in record.values()})
     said = "; ".join(f"{machine}, {day}, commit `{commit}`" for machine, day, commit in where)
-    yield from ("", f"`+`: with the toy world, which was built first. {said}.")
+    yield from ("", f"`+`: the toy's model was trained first. {said}.")
 
 
 def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
