@@ -57,13 +57,14 @@ def measured(line: str, folder: Path) -> dict[str, Any]:
 def outcome(folder: Path) -> dict[str, Any]:
     """Steps and, by data source, the first curve of its validations: before and after.
 
-    The training reward of a run that does not validate.
+    The training reward of a run that has no validation before training.
     """
     log = run_log.read(run_log.find(folder))
     curves = {}
     for source in log.data_sources:
         label, curve = next(iter(log.validation(source).items()))
-        curves[source] = [label, curve.values[0], curve.values[-1]]
+        if curve.steps[0] == 0:
+            curves[source] = [label, curve.values[0], curve.values[-1]]
     if not curves:
         reward = log.series[run_log.REWARD].values
         curves["training"] = ["mean reward", reward[0], reward[-1]]

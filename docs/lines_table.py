@@ -13,10 +13,11 @@ RECORD = Path(__file__).resolve().parent / "lines.json"
 HEAD = """## What to expect
 
 Each line as it stands below, on two CPU cores: the time that the whole command takes, and
-validation before training and after it. One run each, with other work beside it: the second digit
-is noise, and alone a run is faster. `python benchmarks/lines.py PAPER` does it again on your
-machine.
+validation before training and after it. One run each, with another one beside it: alone
+`w_reinforce` takes 5 and a half to 8 and a half minutes. Another seed has another second digit;
+the same one has the same digits. `python benchmarks/lines.py PAPER` does it again on your machine.
 """
+BUILT = " `+`: the toy's model was trained first."
 
 
 def expected() -> Iterator[str]:
@@ -27,9 +28,11 @@ def expected() -> Iterator[str]:
     rows = [(f"[`{name}`](#{name})", *_cells(entry)) for name, entry in record.items()]
     yield from ("", *HEAD.splitlines(), "")
     yield from table(("overlay", "time", "steps", "what", "first", "last"), rows)
-    where = sorted({(e["machine"], e["date"], e["commit"]) for e in record.values()})
-    said = "; ".join(f"{machine}, {day}, commit `{commit}`" for machine, day, commit in where)
-    yield from ("", f"`+`: the toy's model was trained first. {said}.")
+    machines = sorted({entry["machine"] for entry in record.values()})
+    when = sorted({(entry["date"], entry["commit"]) for entry in record.values()})
+    said = ", ".join([*machines, *(f"{day} (`{commit}`)" for day, commit in when)])
+    built = any(entry["built"] for entry in record.values())
+    yield from ("", f"{said}.{BUILT if built else ''}")
 
 
 def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
