@@ -6,11 +6,14 @@ ran: when, at which commit, with which configuration. A cell whose configuration
 is stale.
 """
 
+import fcntl
 import hashlib
 import itertools
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -126,11 +129,26 @@ def refusals(by: str) -> dict[str, str]:
     return {name: e["refused"] for name, e in entries if "refused" in e and e["by"] == by}
 
 
+@contextmanager
+def lock() -> Iterator[None]:
+    """Held by the one of two lanes of tests that writes the record."""
+    folder = os.open(RECORD.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 def record(cell: Cell, config, **what: str) -> None:
     """Writes down what came of a cell, here and now."""
     git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     date = datetime.now(timezone.utc).date().isoformat()
     entry = {"commit": commit, "date": date, "config": fingerprint(config), **what}
-    all_cells = recorded() | {str(cell): entry}
-    RECORD.write_text(json.dumps(dict(sorted(all_cells.items())), indent=1) + "\n")
+    with lock():
+        all_cells = recorded() | {str(cell): entry}
+        text = json.dumps(dict(sorted(all_cells.items())), indent=1) + "\n"
+        written = RECORD.with_suffix(".new")
+        written.write_text(text)
+        written.replace(RECORD)  # the other lane may be reading it
