@@ -12,7 +12,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORDED = {
     bar["what"]: bar for bar in json.loads((ROOT / "docs" / "benchmarks.json").read_text())["bars"]
 }
-GROWN = 1.5  # the machine has other work, and one repeat is not fifteen
 
 
 @pytest.fixture
@@ -36,17 +35,23 @@ QUICK = {
     "divergence": lambda module: module.bars([(256, 32768, 64)], torch.bfloat16, "cpu", repeats=1),
     "import_time": lambda module: module.bars(pairs=2),
 }
+# How much more than the recorded ratio may be measured, on another machine with work beside it:
+# bytes are bytes, but a loop in Python and a pass over memory do not slow down together.
+GROWN = {"estimators": 2.0, "tournament": 1.15, "divergence": 1.05, "import_time": 1.15}
+TRIES = 3  # what is beside it passes; what has become slower stays
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_ratio_is_near_the_recorded_one_and_its_bar(benchmark, name):
-    steady = [bar for bar in QUICK[name](benchmark(name)) if bar.steady]
-    assert steady
-    for bar in steady:
-        recorded = RECORDED[bar.what]
-        assert bar.ratio <= max(GROWN * recorded["ratio"], 0.5 * bar.most), bar
-        assert bar.ratio <= 2 * bar.most, bar
-        assert bar.most == recorded["most"]
+def test_a_ratio_is_near_the_recorded_one(benchmark, name):
+    module = benchmark(name)
+    most = {what: GROWN[name] * bar["ratio"] for what, bar in RECORDED.items()}
+    for _ in range(TRIES):
+        steady = [bar for bar in QUICK[name](module) if bar.steady]
+        assert steady
+        assert all(bar.most == RECORDED[bar.what]["most"] for bar in steady)
+        if all(bar.ratio <= most[bar.what] for bar in steady):
+            return
+    pytest.fail(f"over {GROWN[name]} times the recorded ratio, {TRIES} times: {steady}")
 
 
 def test_every_recorded_ratio_keeps_its_bar():
