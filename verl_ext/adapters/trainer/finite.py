@@ -94,6 +94,8 @@ class Finite(Stage):
         correction = self.config.algorithm.get("rollout_correction") or {}
         if name == "rollout_log_probs":
             return bool(self.config.actor_rollout_ref.rollout.calculate_log_probs)
+        if name == "ref_log_prob":
+            return self.ext_wants_reference
         return name != "entropy" or not correction.get("bypass_mode")
 
     def _ext_not_finite_in(

@@ -45,6 +45,11 @@ class Stage:
         return False
 
     @property
+    def ext_wants_reference(self) -> bool:
+        """Whether anybody reads the log-probs of the reference worker."""
+        return True
+
+    @property
     def ext_goes_on(self) -> bool:
         """Whether NaN and infinity are reported and the run goes on (``not_finite=report``)."""
         return bool(settings(self.config).get("not_finite", "stop") == "report")

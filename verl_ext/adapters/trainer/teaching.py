@@ -52,6 +52,16 @@ class Teaching(Stage):
         """A divergence does, whatever the advantages are."""
         return self.ext_plan.divergence is not None
 
+    @property
+    def ext_wants_reference(self) -> bool:
+        """Not where a divergence alone asks it, for its logits; see :class:`Stage`."""
+        teacher = self.ext_plan.teacher
+        if not teacher or not teacher.needs_reference:
+            return True
+        if teacher.is_own:
+            return bool(need_reference_policy(self.config))  # its log-probs are for verl's KL terms
+        return self.ext_plan.needs_log_probs
+
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()  # type: ignore[misc]
         teacher = self.ext_plan.teacher
@@ -71,11 +81,8 @@ class Teaching(Stage):
 
     def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """As verl's; left out where nobody reads what the reference worker says."""
-        teacher = self.ext_plan.teacher
-        if teacher and teacher.needs_reference:
-            needed = self.ext_plan.needs_log_probs  # the teacher's; else those of the KL terms
-            if not (need_reference_policy(self.config) if teacher.is_own else needed):
-                return batch
+        if not self.ext_wants_reference:
+            return batch
         return super()._compute_ref_log_prob(batch, metrics)  # type: ignore[misc]
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
