@@ -18,6 +18,7 @@ from verl_ext.adapters.teacher.loss import (
     DistillationLoss,
 )
 from verl_ext.adapters.teacher.settings import Divergence
+from verl_ext.losses.divergence import divergence
 
 PROMPTS = [[1, 2, 3], [4]]
 RESPONSES = [[5, 6], [7, 8, 9]]
@@ -217,4 +218,13 @@ def test_a_teachers_logits_are_cut_or_filled_to_the_students_vocabulary(own, wid
     fitted = layout.of_width(logits, width, "fsdp2")
     assert fitted.shape == (2, width)
     assert torch.equal(fitted[:, : min(own, width)], logits[:, : min(own, width)])
-    assert (fitted[:, own:] == float("-inf")).all()
+    assert fitted.log_softmax(-1)[:, own:] == pytest.approx(-20, abs=1e-4)
+
+
+def test_ids_that_a_teacher_does_not_have_keep_every_divergence_finite():
+    teacher = layout.of_width(torch.randn(2, 5), 7, "fsdp2")
+    student = torch.randn(2, 7, requires_grad=True)
+    found = divergence(student, teacher, alpha=1.0, support="full")
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert student.grad.isfinite().all()

@@ -121,3 +121,9 @@ def test_without_the_section_nothing_happens(monkeypatch):
 def test_what_makes_no_sense_is_refused(verl_config, overrides, message):
     with pytest.raises(SettingsError, match=message):
         driver_check.check(verl_config("+paper=sdpo_test_time", "+scale=cpu", *overrides))
+
+
+def test_attempts_count_in_the_order_in_which_they_were_begun(monkeypatch):
+    """A short success is done before the failures that were begun first."""
+    done = {"a_10_0": row("abc", 1.0), "a_2_0": row("a wrong one", 0.0), "a_0_0": row("x", 0.0)}
+    assert step(monkeypatch, trainer(), done)["verl_ext/test_time/generations"] == 3.0

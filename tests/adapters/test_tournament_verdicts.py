@@ -8,8 +8,10 @@ import pytest
 import verl  # loads the plugin  # noqa: F401
 from adapters.tournament_judges import JUDGE, QUESTION, TEXTS, LongerIsBetter
 
+from verl_ext.adapters.tournament import group
 from verl_ext.adapters.tournament.group import judged, noise
 from verl_ext.adapters.tournament.settings import Tournament
+from verl_ext.reward_fns.comparisons import Comparisons, TournamentResult
 from verl_ext.reward_fns.judge_prompt import JudgedResponse
 
 
@@ -92,6 +94,20 @@ def test_the_anchor_is_drawn_and_the_first_where_it_is_greedy():
 
     assert anchors() == set(TEXTS)
     assert anchors(anchor={"greedy": True}) == {TEXTS[0]}
+
+
+def test_who_is_the_anchor_says_nothing_of_who_wins_ties(monkeypatch):
+    same = []
+
+    async def topology(n, compare, *, seed, max_void, anchor):
+        lots = Comparisons(n, compare, seed=seed, max_void=max_void, at_most=1).lots
+        same.append(lots[0] == anchor)
+        return TournamentResult(None, comparisons=0, void=0)
+
+    monkeypatch.setitem(group.TOPOLOGIES, "anchor", topology)
+    for seed in range(200):
+        verdict(LongerIsBetter(), 2, 5, 1, 4, seed=seed, topology="anchor")
+    assert 30 < sum(same) < 70  # of a quarter: 50, with a deviation of 6
 
 
 class Contrasting(LongerIsBetter):

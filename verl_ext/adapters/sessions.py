@@ -65,6 +65,14 @@ class Sessions:
         return self.split(scores.unsqueeze(-1).expand(self.outputs.shape)).squeeze(-1)
 
 
+def session_number(key: str) -> int:
+    """Of a row's session among its prompt's, in the order in which verl has begun them.
+
+    A batch holds a prompt's rows in the order in which they were done: short ones first.
+    """
+    return int(key.rsplit("_", 2)[1])
+
+
 def sessions(keys: Sequence[str], tags: Sequence[Mapping[str, Any]]) -> Sessions:
     """Reads the sessions from a batch's keys; rows tagged as padding belong to none."""
     found: dict[str, list[tuple[int, int]]] = {}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 class Attempts:
     """How many responses were sampled until one succeeded.
 
-    The responses of a step are counted in the order of the batch, so that the number is what a
-    sampler of one response at a time would have needed: it goes beside best-of-k.
+    The responses of a step are counted in the order in which they were begun, so that the number
+    is what a sampler of one response at a time would have needed: it goes beside best-of-k.
 
     Attributes:
         success_threshold: a score of at least this much is a success.
@@ -37,7 +37,7 @@ class Attempts:
         """Counts the responses of a step.
 
         Args:
-            scores: one per response, in the order of the batch.
+            scores: one per response, in that order.
 
         Returns:
             The place of the first success among them, None if there is none. After a success

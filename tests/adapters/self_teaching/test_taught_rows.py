@@ -4,7 +4,7 @@ import pytest
 import torch
 import verl  # loads the plugin  # noqa: F401
 from adapters import learning_queue as queue
-from adapters.self_teaching.runs import QUESTION, STUDENT, group, judged, row
+from adapters.self_teaching.runs import QUESTION, STUDENT, group, groups, judged, row
 
 
 def test_a_failure_is_judged_by_the_policy_that_has_seen_a_siblings_success(run):
@@ -112,3 +112,22 @@ def test_padding_rows_are_nobodys_siblings_and_have_no_share(run):
     this = run(rows)()
     assert this.metrics["verl_ext/teacher/prompt/taught"] == pytest.approx(1 / 3)
     assert this.trainer.updated == [["a_0_0"]]
+
+
+def test_a_batch_without_a_lesson_is_forgotten_with_the_next_one(run):
+    rows, keys = groups(2)
+    rows["b_0_0"] = row("b", "zzz", 0.0)
+    divergence = {"top_k": 4, "normalisation": "micro_batch_mean"}
+    this = run(rows, task={"coef": 0.0}, divergence=divergence)(keys=[keys[0], ["b_0_0"], keys[1]])
+    assert this.trainer.updated == keys
+
+
+def test_the_solution_is_the_success_that_was_begun_first(run):
+    """A batch has rows in the order in which they were done."""
+    rows = {
+        "a_2_0": row("a", "cc", 1.0),
+        "a_10_0": row("a", "xy", 0.0),
+        "a_1_0": row("a", "aabb", 1.0),
+    }
+    prompt, _ = run(rows)().read("a_10_0")
+    assert "aabb" in prompt

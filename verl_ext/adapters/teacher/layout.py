@@ -20,6 +20,7 @@ from verl.utils.ulysses import (
 from verl_ext.losses.vocabulary import VocabShard
 
 MEGATRON = "megatron"
+UNSEEN = -20.0  # nats: of an id that a teacher does not have
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def of_width(logits: Tensor, width: int, strategy: str) -> Tensor:
     """A teacher's logits over as many ids as the student has.
 
     Models of one tokenizer may pad their vocabularies to different sizes. Ids beyond the student's
-    are left out; ids beyond the teacher's get no probability.
+    are left out; ids beyond the teacher's get a log-prob of ``UNSEEN``: without any probability a
+    reverse KL over the whole vocabulary would be infinite.
 
     Raises:
         ValueError: the sizes differ and ranks hold shards, which then are of different ids.
@@ -108,7 +110,8 @@ def of_width(logits: Tensor, width: int, strategy: str) -> Tensor:
         )
     if own > width:
         return logits[..., :width]
-    return torch.nn.functional.pad(logits, (0, width - own), value=float("-inf"))
+    unseen = logits.logsumexp(-1, keepdim=True) + UNSEEN
+    return torch.cat([logits, unseen.expand(*unseen.shape[:-1], width - own)], -1)
 
 
 def sequence_group(strategy: str) -> Any:

@@ -78,8 +78,10 @@ async def judged(
         best = wanted.judges[0].max_score
         rewards = await book.alone(wanted.calls or 1, wanted.max_void, best)
     else:
-        # The anchor meets everybody, so that it must not always be the same session's.
-        drawn = 0 if wanted.anchored.greedy else random.Random(seed).randrange(len(players))
+        # The anchor meets everybody, so that it must not always be the same session's; nor the one
+        # that wins ties, whose lots are drawn with the seed itself.
+        lot = random.Random(f"anchor {seed}")
+        drawn = 0 if wanted.anchored.greedy else lot.randrange(len(players))
         anchor = {"anchor": drawn} if wanted.topology in ANCHORED else {}
         result = await TOPOLOGIES[wanted.topology](
             len(players), book.compare, seed=seed, max_void=wanted.max_void, **anchor

@@ -31,10 +31,14 @@ class Learning(Stage):
             "group_ids": "uid",
             "rewards": "rm_scores",
         }
+        self._ext_count_all()
+        super().__init__(config)  # type: ignore[call-arg]
+
+    def _ext_count_all(self) -> None:
+        """Until a batch's masks say otherwise; nothing is left of the batch before it."""
         self._ext_counted: torch.Tensor | None = None
         self._ext_loss_masks: dict[str, torch.Tensor] = {}
         self._ext_teaches = True
-        super().__init__(config)  # type: ignore[call-arg]
 
     def _init_dataloader(self) -> None:
         """Finds tasks that a mask has a value for and the data do not have, or the reverse."""
@@ -53,6 +57,7 @@ class Learning(Stage):
         with advantage.batch_context(self._ext_context(batch)):
             batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
         self.ext_batch.forget("advantages", "response_mask")
+        self._ext_count_all()
         dropped = self.ext_dropped_rows(batch)
         if self.ext_masks or dropped is not None:
             return self._ext_mask(batch, metrics, dropped)
@@ -120,7 +125,6 @@ class Learning(Stage):
         self._ext_teaches = teaches or (self.ext_loss_teaches and bool(counted.any()))
         # verl's own rejections reduce response_mask alone, and verl divides by loss_mask.
         rejected = (self.config.algorithm.get("rollout_correction") or {}).get("rollout_rs")
-        self._ext_loss_masks = {}
         if not self._ext_teaches or not (withheld or rejected):
             return batch
         mask = response_to_nested(counted.to(torch.int64), lengths)

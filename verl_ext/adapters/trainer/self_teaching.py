@@ -12,7 +12,7 @@ from torch import Tensor
 from transfer_queue import KVBatchMeta
 
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.sessions import sessions
+from verl_ext.adapters.sessions import session_number, sessions
 from verl_ext.adapters.teacher import own_check
 from verl_ext.adapters.teacher.lessons import Lesson, Lessons, Row, feedback_of
 from verl_ext.adapters.teacher.rendering import Renderer
@@ -99,7 +99,7 @@ class SelfTeaching(Stage):
         return self._ext_known_lessons
 
     def _ext_rows(self, batch: KVBatchMeta) -> dict[int, Row]:
-        """What is known of each row that is not padding, by its number."""
+        """What is known of each row that is not padding, by its number; as they were sampled."""
         found = sessions(batch.keys, batch.tags)
         if found.outputs.shape[-1] > 1:
             raise SettingsError(
@@ -116,6 +116,7 @@ class SelfTeaching(Stage):
                 "agent loop of one's own must hand on raw_prompt, and a reward must be there"
             ) from error
         numbers = [n for n, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+        numbers.sort(key=lambda n: session_number(batch.keys[n]))
         columns = {name: rows_of(data[name]) for name in FIELDS}
         return {
             number: Row(

@@ -8,7 +8,7 @@ from transfer_queue import KVBatchMeta
 
 from verl_ext.adapters import test_time
 from verl_ext.adapters.errors import SettingsError
-from verl_ext.adapters.sessions import sessions
+from verl_ext.adapters.sessions import session_number, sessions
 from verl_ext.adapters.trainer.stage import Stage
 
 METRIC = "verl_ext/test_time"
@@ -46,6 +46,7 @@ class TestTime(Stage):
         attempts = self.ext_attempts
         assert attempts is not None
         last = sessions(batch.keys, batch.tags).last.tolist()  # carries the session's outcome
+        last.sort(key=lambda row: session_number(batch.keys[row]))
         data = self.ext_batch.get(batch, ["rm_scores", "responses"])
         place = attempts.see([row.sum().item() for row in _rows(data["rm_scores"], last)])
         metrics[f"{METRIC}/generations"] = float(attempts.count)
