@@ -13,6 +13,7 @@ def config(**section):
                 "adv_estimator": "grpo",
                 "verl_ext": {"group_reward": {"reference_probability": section}},
             },
+            "trainer": {"v1": {"trainer_mode": "sync"}},
             "actor_rollout_ref": {
                 "rollout": {"prompt_length": 20, "response_length": 30, "max_model_len": None}
             },

@@ -209,3 +209,12 @@ def test_doctor_says_what_installs_a_missing_engine(monkeypatch):
     assert verdict == "not usable: it needs megatron-core and a bridge"
     assert len(lines) == 4
     assert lines[0] == "lacks megatron-core (the engine itself): pip install 'verl-ext[megatron]'"
+
+
+def test_the_engine_of_a_reference_teacher_is_looked_at_too(verl_config):
+    trust = "algorithm.verl_ext.teacher.source=trust_region"
+    size = "actor_rollout_ref.ref.megatron.tensor_model_parallel_size=3"
+    lines = ("model_engine=megatron", "+paper=sdpo", "+scale=cpu", size)
+    check(verl_config(*lines))  # no reference engine is built
+    with pytest.raises(SettingsError, match=r"actor_rollout_ref\.ref\.megatron"):
+        check(verl_config(*lines, trust))

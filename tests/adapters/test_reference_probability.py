@@ -60,6 +60,8 @@ def server(monkeypatch):
             return SimpleNamespace(stop_reason="aborted", extra_fields={})
         if isinstance(made.does, BaseException):
             raise made.does
+        if made.does == "late":
+            await asyncio.sleep(0.05)
         if made.does == "hangs":
             await asyncio.sleep(60)
         rows = [[-0.1 * place] for place in range(1, len(prompt_ids))] + [[0.0]]
@@ -86,10 +88,19 @@ def sampled(tokenizer, response, prompt=PROMPT):
 
 
 def rewarded(
-    tokenizer, response, *, reference="xyz", source="qa", validate=False, base=0.0, **section
+    tokenizer,
+    response,
+    *,
+    reference="xyz",
+    source="qa",
+    validate=False,
+    base=0.0,
+    trainer_mode="sync",
+    **section,
 ):
     made = workers.RolloutWorker.__new__(workers.RolloutWorker)
     made.config, made.tokenizer, made.llm_client = config(**section), tokenizer, object()
+    made.config.trainer.v1.trainer_mode = trainer_mode
     made.distillation_enabled = False
     output = sampled(tokenizer, response) if isinstance(response, str) else response
     row = {
@@ -159,6 +170,7 @@ def test_a_response_that_cannot_be_scored_is_put_down_and_not_published(
     ("does", "message"),
     [
         (ActorDiedError(), "ActorDiedError: The actor died"),
+        ("late", "no answer within 0.01 s"),
         ("hangs", "no answer within 0.01 s"),
         ("short", "ValueError: .* log-probs of"),
     ],
@@ -169,6 +181,14 @@ def test_a_server_that_fails_stops_the_run(tokenizer, queue, server, does, messa
         rewarded(tokenizer, "[r]{no}", timeout_s=0.01)
     assert list(queue.tags) == [stopping.PARTITION]
     assert queue.published == []
+
+
+def test_a_request_waits_as_long_as_the_trainer_has_the_devices(tokenizer, queue, server):
+    server.does = "late"
+    mode = "colocate_async"
+    output = rewarded(tokenizer, "[r]{no}", trainer_mode=mode, timeout_s=0.01)
+    assert output.reward_score is not None
+    assert not queue.tags
 
 
 def test_a_request_that_a_weight_update_aborted_is_asked_again(tokenizer, queue, server):

@@ -134,3 +134,12 @@ def test_another_model_has_other_base_scores(tmp_path):
     after = base_scores.fingerprint(base_scores.model_identity(str(tmp_path)), "mean")
     assert before != after
     assert after != base_scores.fingerprint(base_scores.model_identity(str(tmp_path)), "product")
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path, monkeypatch):
+    found = {"a/model": str(tmp_path / "1f2e" / "config.json"), "a/gone": None}
+    monkeypatch.setattr(base_scores, "try_to_load_from_cache", lambda name, _: found[name])
+    assert base_scores.model_identity("a/model") == ["a/model", "1f2e", []]
+    assert base_scores.model_identity("a/gone") == ["a/gone", "gone", []]
+    monkeypatch.undo()
+    assert base_scores.model_identity("hdfs://a/model") == ["hdfs://a/model", "model", []]

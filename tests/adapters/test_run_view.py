@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from verl_ext.adapters import machine, run_view
-from verl_ext.platforms import cpu_patches
+from verl_ext.platforms import cpu, cpu_patches
 
 
 def lines_of(*lines, actor="TaskRunnerV1", pid=7):
@@ -137,6 +137,15 @@ def test_every_run_has_a_name_of_its_own_on_the_machine(verl_config):
         machine.prepare(config)
         names.add(config.ray_kwargs.ray_init.runtime_env.env_vars[cpu_patches.RUN])
     assert len(names) == 2
+
+
+@pytest.mark.parametrize(("scale", "off"), [("cpu", False), ("gpu1", True)])
+def test_no_process_of_a_run_on_accelerators_takes_the_cpu_for_one(verl_config, scale, off):
+    """A worker without a GPU of its own may see none, and its servers are told as the CPU's."""
+    config = verl_config("+paper=w_reinforce", f"+scale={scale}")
+    machine.prepare(config)
+    variables = config.ray_kwargs.ray_init.get("runtime_env", {}).get("env_vars", {})
+    assert (cpu.OFF in variables) == off
 
 
 def test_a_place_the_user_chose_for_the_metrics_is_left_alone(verl_config, monkeypatch):

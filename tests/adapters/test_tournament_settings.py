@@ -86,6 +86,16 @@ def test_the_policys_servers_take_turns_as_judges():
     ]
 
 
+def test_the_policy_does_not_judge_where_its_servers_sleep_meanwhile():
+    config = configuration(judge=JUDGE | {"base_url": "policy"})
+    for mode in ("sync", "separate_async", "colocate_async"):
+        config.trainer.v1.trainer_mode = f"verl_ext.{mode}"
+        if mode != "colocate_async":
+            check.check(config)
+    with pytest.raises(SettingsError, match=r"Add: trainer\.v1\.trainer_mode=verl_ext\.separate"):
+        check.check(config)
+
+
 def test_the_rank_estimator_takes_a_number_a_response():
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 

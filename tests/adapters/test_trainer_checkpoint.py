@@ -7,6 +7,7 @@ import verl  # loads the plugin  # noqa: F401
 from omegaconf import OmegaConf
 
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.rollout import stopping
 from verl_ext.adapters.trainer import checkpoint, learning
 
 
@@ -40,10 +41,15 @@ class Resumable(Checkpoints, Files):
     pass
 
 
-def checkpointed(folder, step=0, masks=None, **more):
+def checkpointed(folder, step=0, masks=None, mode="sync", **more):
     config = OmegaConf.create(
         {
-            "trainer": {"default_local_dir": str(folder), "resume_mode": "auto", **more},
+            "trainer": {
+                "default_local_dir": str(folder),
+                "resume_mode": "auto",
+                "v1": {"trainer_mode": mode},
+                **more,
+            },
             "algorithm": {
                 "use_kl_in_reward": False,
                 "adv_estimator": "grpo",
@@ -127,3 +133,22 @@ def test_the_adaptive_kl_coefficient_is_kept(tmp_path):
     second = made(3, 0.5)
     second._load_checkpoint()
     assert second.kl_ctrl_in_reward.value == 0.125
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_the_word_that_has_stopped_a_run_does_not_stop_it_again(tmp_path, monkeypatch, mode):
+    """The asynchronous trainers' checkpoints have the whole queue in them."""
+    queue = {stopping.PARTITION: {"worker": {"error": "timed out"}}, "train": {"a_0_0": {}}}
+
+    def kv_list(partition_id):
+        return {partition_id: queue.get(partition_id, {})}
+
+    def kv_clear(keys, partition_id):
+        for key in keys:
+            del queue[partition_id][key]
+
+    monkeypatch.setattr(stopping, "tq", SimpleNamespace(kv_list=kv_list, kv_clear=kv_clear))
+    saved_with_the_gate_on(tmp_path)
+    checkpointed(tmp_path, 3, AEPO, mode)._load_checkpoint()
+    assert queue["train"]
+    assert bool(queue[stopping.PARTITION]) == (mode == "sync")

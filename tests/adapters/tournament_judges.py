@@ -51,6 +51,7 @@ def configuration(n=4, **section):
                 "adv_estimator": "verl_ext.rank",
                 "verl_ext": {"group_reward": {"tournament": {"judge": dict(JUDGE)} | section}},
             },
+            "trainer": {"v1": {"trainer_mode": "verl_ext.sync"}},
             "actor_rollout_ref": {"rollout": {"n": n}},
             "reward": {"reward_model": {"enable": False}},
         }

@@ -31,6 +31,21 @@ def test_an_accelerator_always_wins(monkeypatch):
     assert not cpu.PlatformCPU().is_platform_available(use_smi_check=True)
 
 
+@pytest.mark.parametrize("how", ["visible", "driver"])
+def test_an_accelerator_wins_where_no_tool_tells_of_it(monkeypatch, how):
+    """verl's platforms ask nvidia-smi, which is not in every container, and may be slow."""
+    for name in set(PlatformRegistry.registered_names()) - {"cpu"}:
+        other = PlatformRegistry.get(name)
+        monkeypatch.setattr(other, "is_platform_available", lambda self, **_: False)
+    assert cpu.PlatformCPU().is_platform_available(use_smi_check=True)
+    if how == "visible":
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    else:
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(cpu.os.path, "exists", lambda path: path == "/dev/nvidiactl")
+    assert not cpu.PlatformCPU().is_platform_available(use_smi_check=True)
+
+
 GROUPS = """
 import os, sys, tempfile, time, torch
 import torch.distributed as dist

@@ -47,6 +47,8 @@ def prepare(config: DictConfig) -> None:
     """
     if config.trainer.device == "cpu":
         _set_env(config, cpu_patches.RUN, uuid.uuid4().hex[:12])
+    else:
+        _set_env(config, cpu.OFF, "1")
     if run_view.in_use():
         verbose = OmegaConf.select(config, "algorithm.verl_ext.verbose")
         wanted = ["console", "file"] if verbose else ["file"]  # verbose: all that verl can print
@@ -77,7 +79,6 @@ def _check_device(config: DictConfig) -> None:
     elif on_cpu:
         # A head node without accelerators that submits to a cluster: here the CPU is no platform.
         os.environ[cpu.OFF] = "1"
-        _set_env(config, cpu.OFF, "1")
         set_platform(PlatformCUDA())  # what verl itself falls back to
 
 

@@ -19,6 +19,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl_ext.adapters.errors import SettingsError
 from verl_ext.adapters.names import MEGATRON_EXTRA
 from verl_ext.adapters.run_length import updates
+from verl_ext.adapters.teacher.settings import plan
 from verl_ext.platforms import megatron_patches
 
 # Settings of an engine that have no CPU counterpart: key, values that are fine, reason.
@@ -121,7 +122,8 @@ def _engines(config: DictConfig) -> Iterator[tuple[str, Any]]:
     roles = config.actor_rollout_ref
     if roles.actor.strategy == "megatron":
         yield "actor_rollout_ref.actor.megatron", roles.actor.megatron
-        if need_reference_policy(config):
+        teacher = plan(config).teacher
+        if need_reference_policy(config) or (teacher is not None and teacher.needs_reference):
             yield "actor_rollout_ref.ref.megatron", roles.ref.megatron
     if config.critic.strategy == "megatron" and need_critic(config):
         yield "critic.megatron", config.critic.megatron

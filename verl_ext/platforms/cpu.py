@@ -18,7 +18,7 @@ from verl.plugin.platform.platform_manager import PlatformRegistry
 
 from verl_ext.platforms import cpu_device
 
-# Set in processes of a cluster whose head node alone has no accelerator.
+# Set in all processes of a run on accelerators: some of these, on some nodes, see none.
 OFF = "VERL_EXT_CPU_PLATFORM_OFF"
 
 
@@ -39,7 +39,7 @@ class PlatformCPU(PlatformBase):
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
         """True where no other registered platform is: an accelerator always wins."""
-        if os.environ.get(OFF):
+        if os.environ.get(OFF) or _sees_gpu():
             return False
         others = (PlatformRegistry.get(name) for name in PlatformRegistry.registered_names())
         return not any(
@@ -118,6 +118,13 @@ class PlatformCPU(PlatformBase):
     def cudart(self) -> Any:
         """No CUDA runtime."""
         return None
+
+
+def _sees_gpu() -> bool:
+    """Also where verl's platforms look in vain: ``nvidia-smi`` is not in every container."""
+    driver = {"cuda": "/dev/nvidiactl", "hip": "/dev/kfd"}
+    built = [name for name in driver if getattr(torch.version, name)]
+    return torch.cuda.is_available() or any(os.path.exists(driver[name]) for name in built)
 
 
 def register() -> None:

@@ -91,3 +91,20 @@ def test_a_run_without_the_section_is_verls():
     made._compute_metrics(None, metrics)
     assert metrics == {"verl": 1.0}
     assert BASE not in made._next_train_batch()
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("model", {"lora_adapter_path": "/an/adapter"}),
+        ("model", {"override_config": {"rope_theta": 5e5}}),
+        (
+            "actor",
+            {"fsdp_config": {"dtype": "float32", "mixed_precision": {"param_dtype": "fp32"}}},
+        ),
+    ],
+)
+def test_another_first_policy_has_other_base_scores(cache, section, value):
+    made, other = trainer(), trainer()
+    other.config.actor_rollout_ref[section].update(value)
+    assert made._ext_base_file() != other._ext_base_file()

@@ -139,6 +139,7 @@ def test_the_buffer_tells_what_a_batch_is_without_and_forgets_it(monkeypatch, ca
         "train": {"a_0_0": {}, "a_1_0": {}, "b_0_0": {}},
         UNSCORED: {
             "a_2": {"uid": "a", "outcome": "too_long"},
+            "a_1": {"uid": "a", "outcome": "too_long"},  # asked again by a resumed run, and scored
             "gone_0": {"uid": "gone", "outcome": "too_long"},
             "b_1": {"uid": "b", "outcome": "invalid_log_prob"},
         },
@@ -151,7 +152,7 @@ def test_the_buffer_tells_what_a_batch_is_without_and_forgets_it(monkeypatch, ca
         capsys.readouterr().out
     )
     buffer._materialize_batch("train", uids, snapshot)
-    assert fake.cleared == {UNSCORED: ["a_2", "gone_0"]}
+    assert fake.cleared == {UNSCORED: ["a_1", "a_2", "gone_0"]}
     del buffer.tags[UNSCORED]
     buffer._select_prompt_uids("train", {"b"}, 1)
     assert made._ext_missing == {}

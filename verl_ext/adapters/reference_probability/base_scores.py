@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
 from verl_ext.adapters.errors import SettingsError
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "config.json")
@@ -34,11 +37,23 @@ def fingerprint(*parts: Any) -> str:
 
 
 def model_identity(path: str) -> list[Any]:
-    """A model folder by its weights' names, sizes and times of change; another path by its name."""
+    """A model by its weights' names, sizes and times of change: in its folder, or in the hub's."""
     folder = Path(path).expanduser()
+    if not folder.is_dir():
+        folder = _downloaded(path) or folder
     files = sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})
-    stats = [(file, file.stat()) for file in files]
-    return [str(path), [(file.name, stat.st_size, stat.st_mtime_ns) for file, stat in stats]]
+    stats = [(file.name, file.stat()) for file in files]
+    sizes = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return [str(path), folder.name, sizes]
+
+
+def _downloaded(name: str) -> Path | None:
+    """The folder of the hub's model of that name, which is called after its commit."""
+    try:
+        file = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:  # an address of another kind
+        return None
+    return Path(file).parent if isinstance(file, str) else None
 
 
 class BaseScores:

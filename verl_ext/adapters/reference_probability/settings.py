@@ -57,7 +57,8 @@ class ReferenceProbability:
         format: keyword arguments of ``reward_fns.reference_reward.Format``.
         repetition: of ``reward_fns.reference_reward.Repetition``; None for no penalty.
         weights: data source, or ``default``, -> keyword arguments of :class:`Weights`.
-        timeout_s: seconds a server may take for one response.
+        timeout_s: seconds a server may take for one response; not counted under
+            ``colocate_async``, where a request waits while the trainer has the devices.
 
     Raises:
         ValueError: a value is none of those.

@@ -135,9 +135,11 @@ class ReferenceGuard:
             return []
         assert self._ext_reference is not None
         timeout = self._ext_reference.timeout_s
+        # There a request waits while the trainer has the devices, however long that takes.
+        waits = str(self.config.trainer.v1.trainer_mode).endswith("colocate_async")
         ids = [*prompt_ids, *spliced.token_ids]
         try:
-            values = await asyncio.wait_for(self._ext_ask(ids), timeout)
+            values = await asyncio.wait_for(self._ext_ask(ids), None if waits else timeout)
         except FAILURES as error:
             why = in_words(error, f"no answer within {timeout:g} s ({KEY}.timeout_s)")
             message = f"{KEY}: the policy's server could not score a response: {why}"

@@ -45,6 +45,13 @@ def stop_when_told(buffer: Any) -> None:
     buffer._sync_metadata_from_transfer_queue = look_and_stop
 
 
+def forget() -> None:
+    """Clears a word that a checkpoint of the queue has brought back: it has stopped its own run."""
+    left = tq.kv_list(partition_id=PARTITION).get(PARTITION)
+    if left:
+        tq.kv_clear(keys=sorted(left), partition_id=PARTITION)
+
+
 def in_words(error: BaseException, late: str) -> str:
     """One line about a failure: its kind, and the first line of what it says.
 

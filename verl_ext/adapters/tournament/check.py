@@ -49,6 +49,14 @@ def check(config: DictConfig) -> None:
             f"http://HOST:PORT/v1 {KEY}.judge.model=NAME; or {KEY}.judge.base_url={POLICY}, the "
             "policy's own servers"
         )
+    mode = str(config.trainer.v1.trainer_mode)
+    if wanted.address == POLICY and mode.endswith("colocate_async"):
+        raise SettingsError(
+            f"{KEY}.judge.base_url={POLICY}: under '{mode}' the policy's servers sleep while the "
+            "trainer has the devices, and a judgement that waits for them fails. Add: "
+            f"trainer.v1.trainer_mode={mode.replace('colocate', 'separate')}, or another judge: "
+            f"{KEY}.judge.base_url=http://HOST:PORT/v1"
+        )
     anchor = wanted.anchored
     judge = wanted.judge_at(STILL_TO_COME) if wanted.found_by_run else wanted.judges[0]
     if wanted.address == SIMULATED:

@@ -29,6 +29,7 @@ from verl_ext.adapters.trainer.stage import Stage
 from verl_ext.reward_fns.splice import of_reference
 from verl_ext.toy.cache import cache_root
 
+PRECISION = ("dtype", "model_dtype", "mixed_precision")  # of an engine
 CHUNK = 1024  # questions a forward pass of all ranks
 
 
@@ -80,12 +81,14 @@ class BaseScored(Stage):
         engine = roles.actor.get("fsdp_config") or roles.actor.get("megatron")
         name = store.fingerprint(
             store.model_identity(roles.model.path),
+            [store.model_identity(path) for path in [roles.model.get("lora_adapter_path")] if path],
+            roles.model.get("override_config"),
             self.tokenizer.backend_tokenizer.to_str(),
             self.tokenizer.chat_template,
             OmegaConf.to_container(OmegaConf.create(template)),
             self.tokenizer.eos_token,
             rule.reduction,
-            [roles.actor.strategy, engine.get("dtype"), engine.get("model_dtype")],
+            [roles.actor.strategy, *(engine.get(name) for name in PRECISION)],
         )
         return cache_root() / "base_scores" / f"{name}.json"
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from verl_ext.adapters import resume, state_file
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.adapters.rollout import stopping
 from verl_ext.adapters.trainer.stage import Stage
 
 LITTLE = 16 * 2**20  # bytes; who fails to write with less than that left has no space
@@ -47,6 +48,8 @@ class Checkpointed(Stage):
         if self.global_steps == 0:
             return
         trainer = self.config.trainer
+        if trainer.v1.trainer_mode != "sync":  # else the queue is in no checkpoint
+            stopping.forget()
         folder = Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
         if trainer.resume_mode == "resume_path":
             folder = Path(trainer.resume_from_path)

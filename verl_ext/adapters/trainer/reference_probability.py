@@ -208,7 +208,10 @@ def note_unscored(buffer: Any, note: Callable[[list[str], int], None]) -> None:
         if partition == "train":
             wanted = set(uids)
             count = sum(key.split("_")[0] in wanted for key in rows)
-            note(list(put_down(wanted).values()), count)
+            # A prompt that a resumed run has asked again may have been put down before.
+            scored = {key.rpartition("_")[0] for key in rows}
+            unscored = {k: outcome for k, outcome in put_down(wanted).items() if k not in scored}
+            note(list(unscored.values()), count)
         return uids, rows, steps
 
     @wraps(materialize)
