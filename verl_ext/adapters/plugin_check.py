@@ -12,8 +12,11 @@ from verl_ext.adapters.names import TRAINER_MODES
 from verl_ext.adapters.plugin_call import check_call
 from verl_ext.adapters.run_length import updates
 from verl_ext.adapters.teacher import check as teacher_check
+from verl_ext.adapters.teacher.settings import plan
 from verl_ext.catalog import MASKS, SAMPLERS
 from verl_ext.sampling.quota import shares
+
+OF_ADVANTAGES = ("zero_advantage", "aepo")  # masks of ours that withhold by them
 
 
 def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
@@ -29,6 +32,7 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
     estimator_check.check(config, settings)
     teacher_check.check(config, settings)
     _check_masks(config, settings)
+    _check_denominator(config)
     _check_sampler(config, settings)
     _check_deterministic(config, settings)
 
@@ -37,8 +41,16 @@ def _check_masks(config: DictConfig, settings: Mapping[str, Any]) -> None:
     masks = settings.get("masks") or {}
     refuse_unknown("algorithm.verl_ext.masks", masks, list(MASKS))
     for name, arguments in masks.items():
-        check_call(f"algorithm.verl_ext.masks.{name}", MASKS[name], arguments or {})
+        _refuse_null(f"algorithm.verl_ext.masks.{name}", arguments)
+        check_call(f"algorithm.verl_ext.masks.{name}", MASKS[name], arguments)
     chain = MaskChain(masks)
+    idle = [name for name in OF_ADVANTAGES if name in chain.masks]
+    if idle and not plan(config).has_advantages:
+        raise SettingsError(
+            f"algorithm.verl_ext.masks.{idle[0]} goes by the advantages, which are all 0 where a "
+            "divergence alone teaches. Add: algorithm.verl_ext.advantage.task_estimator=grpo, or "
+            f"remove it: '~algorithm.verl_ext.masks.{idle[0]}'"
+        )
     _tell_idle(config, chain)
     loss_agg_mode = config.actor_rollout_ref.actor.loss_agg_mode
     if "std_filter" in chain.masks:
@@ -56,6 +68,33 @@ def _check_masks(config: DictConfig, settings: Mapping[str, Any]) -> None:
             f"algorithm.verl_ext.masks ({', '.join(masks)}) needs the policy's entropy, which verl "
             "computes with the old log-probs. Add: algorithm.rollout_correction.bypass_mode=false"
         )
+
+
+def _refuse_null(key: str, arguments: Any) -> None:
+    """It might mean either, and what it did would show in no word of the run's."""
+    if arguments is None:
+        raise SettingsError(
+            f"{key} is null. Its defaults: {key}={{}}; to leave it out: remove it, or '~{key}'"
+        )
+
+
+def _check_denominator(config: DictConfig) -> None:
+    """Rows without a teacher leave a mean over tokens; any other still divides by them."""
+    wanted, mode = plan(config), config.actor_rollout_ref.actor.loss_agg_mode
+    teacher, divergence = wanted.teacher, wanted.divergence
+    if teacher is None or mode == "token-mean":
+        return
+    alone = teacher.is_own and wanted.mix is not None and not wanted.mix.task_speaks
+    if alone and (divergence is None or divergence.normalisation == "global"):
+        what = f"{teacher_check.KEY}.teacher.source={teacher.source} leaves out rows without a hint"
+    elif teacher.on_teacher_failure == "drop":
+        what = f"{teacher_check.KEY}.teacher.on_teacher_failure=drop leaves out rows"
+    else:
+        return
+    raise SettingsError(
+        f"{what}, and loss_agg_mode={mode} divides by their number too: the fewer are left, the "
+        "smaller the step. Add: actor_rollout_ref.actor.loss_agg_mode=token-mean"
+    )
 
 
 def _tell_idle(config: DictConfig, chain: MaskChain) -> None:
@@ -115,8 +154,9 @@ def _check_sampler(config: DictConfig, settings: Mapping[str, Any]) -> None:
     refuse_unknown("algorithm.verl_ext.sampler", samplers, list(SAMPLERS))
     for name, arguments in samplers.items():
         key = f"algorithm.verl_ext.sampler.{name}"
-        refuse_unknown(key, arguments or {}, ["weights"])
-        weights = (arguments or {}).get("weights", "uniform")
+        _refuse_null(key, arguments)
+        refuse_unknown(key, arguments, ["weights"])
+        weights = arguments.get("weights", "uniform")
         try:  # whose tasks they are shows when the data is read; their sum shows now
             shares(weights, dict.fromkeys(weights if isinstance(weights, Mapping) else "?", 1))
         except ValueError as error:

@@ -70,8 +70,7 @@ def _check_mix(config: DictConfig, wanted: Plan) -> None:
         )
         if task == "gae" and not config.critic.enable:
             raise SettingsError(f"{key}.task_estimator=gae needs a critic. Add: critic.enable=true")
-    speaks = task is not None and mix.task_weight != 0
-    if not (wanted.needs_log_probs or speaks or wanted.divergence):
+    if not (wanted.has_advantages or wanted.divergence):
         raise SettingsError(
             f"{key}: coef=0 without a task_estimator or {KEY}.divergence teaches nothing. "
             f"Add: {key}.coef=1.0"

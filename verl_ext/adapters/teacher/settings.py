@@ -118,6 +118,11 @@ class Mix:
                 "1.0, or name one, such as task_estimator=grpo"
             )
 
+    @property
+    def task_speaks(self) -> bool:
+        """Whether the rewards have a part in the advantage."""
+        return self.task_estimator is not None and self.task_weight != 0
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -193,6 +198,11 @@ class Plan:
     def needs_log_probs(self) -> bool:
         """Whether the advantage asks for the teacher's log-probs of the sampled tokens."""
         return self.mix is not None and self.mix.term.get("coef", 1.0) != 0
+
+    @property
+    def has_advantages(self) -> bool:
+        """Whether there are any but 0: not where a divergence alone teaches."""
+        return self.mix is None or self.needs_log_probs or self.mix.task_speaks
 
 
 def plan(config: DictConfig) -> Plan:

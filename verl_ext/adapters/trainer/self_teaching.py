@@ -63,7 +63,7 @@ class SelfTeaching(Stage):
         """Adds, where the teacher speaks alone, the rows of which it says nothing."""
         dropped = super().ext_dropped_rows(batch)
         mix = self.ext_plan.mix
-        alone = mix is not None and (mix.task_estimator is None or mix.task_weight == 0)
+        alone = mix is not None and not mix.task_speaks
         if self.ext_own_teacher is None or not alone:
             return dropped
         taught = self._ext_taught_rows(batch)
