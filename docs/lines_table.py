@@ -14,8 +14,9 @@ HEAD = """## What to expect
 
 Each line as it stands below, on two CPU cores: the time that the whole command takes, and
 validation before training and after it. One run each, with another one beside it: alone
-`w_reinforce` takes 5 and a half to 8 and a half minutes. Another seed has another second digit;
-the same one has the same digits. `python benchmarks/lines.py PAPER` does it again on your machine.
+`w_reinforce` takes 5 and a half to 8 and a half minutes. With another seed the second
+digit changes, with the same seed none does. `python benchmarks/lines.py PAPER` does it again on
+your machine.
 """
 BUILT = " `+`: the toy's model was trained first."
 

@@ -102,7 +102,8 @@ MIXERS: dict[str, Plugin] = {
         url=papers.SDPO_URL,
         summary="every sampled token is judged by the policy itself, which has seen a success",
         line="algorithm.adv_estimator=verl_ext.sdpo "
-        f"'+algorithm.verl_ext.teacher={{source: ema, max_prompt_length: N}}' {_OURS}",
+        f"'+algorithm.verl_ext.teacher={{source: ema, max_prompt_length: N}}' {_OURS} "
+        "actor_rollout_ref.actor.strategy=fsdp2",
         overlays=("sdpo", "sdpo_rich_feedback", "sdpo_test_time"),
         needs=("student_log_probs", "teacher_log_probs"),
         requires="a verl_ext.* trainer, several responses a prompt or feedback on them",
@@ -147,7 +148,8 @@ SAMPLERS: dict[str, Plugin] = {
         title=papers.LONG,
         url=papers.LONG_URL,
         summary="every batch holds its quota of each task, and no prompt is lost",
-        line=f"'+algorithm.verl_ext.sampler.task_balanced={{weights: uniform}}' {_OURS}",
+        line=f"'+algorithm.verl_ext.sampler.task_balanced={{weights: uniform}}' {_OURS} "
+        "data.dataloader_num_workers=0",
         overlays=("task_balanced", "qwenlong_l15"),
         requires="a verl_ext.* trainer, a column that names each prompt's task",
     ),

@@ -165,3 +165,19 @@ def test_a_verl_inside_the_range_is_taken(version):
     from verl_ext.adapters.registration import check_version
 
     check_version(version)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+paper=w_reinforce"], r"rollout\.name is empty.*Add: \+scale=cpu"),
+        ([*RUN, "actor_rollout_ref.actor.strategy=megatron"], r"Add: model_engine=megatron"),
+        (
+            ["model_engine=megatron", *RUN, "actor_rollout_ref.actor.strategy=fsdp2"],
+            r"strategy=fsdp2 does not choose the engine. Add: model_engine=dp",
+        ),
+    ],
+)
+def test_an_engine_that_is_none_is_refused_in_words(verl_config, overrides, message):
+    with pytest.raises(SettingsError, match=message):
+        driver_check.check(verl_config(*overrides))

@@ -34,9 +34,16 @@ def test_settings_that_cannot_be_or_do_nothing_are_refused(monkeypatch):
     refused("base_url is empty: nobody judges", judge={"model": "m"})
     refused("timeout_s must be > 0", judge=JUDGE | {"base_url": "policy", "timeout_s": 0})
     refused("there is one of each", n=1)
-    refused("a judge is described where base_url=simulated", simulated={"noise": 1.0})
+    refused(
+        r"where base_url=simulated, and there alone\. Add: .*simulated=null",
+        simulated={"noise": 1.0},
+    )
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     refused("the environment has no NO_SUCH_KEY", judge=JUDGE | {"api_key_env": "NO_SUCH_KEY"})
+    refused("no variable called that", judge=JUDGE | {"api_key_env": "sk-secret"})
+    with pytest.raises(SettingsError) as refusal:
+        check.check(configuration(judge=JUDGE | {"api_key_env": "sk-secret"}))
+    assert "sk-secret" not in str(refusal.value)
 
 
 def test_two_rewards_for_one_response_are_refused():

@@ -69,7 +69,12 @@ def test_an_argument_that_another_overlay_left_is_named_with_its_owner(verl_conf
     why = refusal(verl_config(*overrides(("w_reinforce", "sdpo"))))
     assert "algorithm.verl_ext.advantage.positive_weight is of verl_ext.w_reinforce" in why
     assert "the estimator is 'verl_ext.sdpo'" in why
-    assert "task_estimator=verl_ext.w_reinforce" in why
+    key = "algorithm.verl_ext.advantage"
+    left = [f"~{key}.{name}" for name in ("positive_weight", "negative_weight")]
+    moved = f"+{key}.task_arguments={{positive_weight: 0.1, negative_weight: 1.0}}"
+    mix = [f"{key}.task_estimator=verl_ext.w_reinforce", *left, moved]
+    assert "or mix: " + " ".join(f"'{word}'" if word[0] in "~+" else word for word in mix) in why
+    assert refusal(verl_config(*overrides(("w_reinforce", "sdpo")), *mix)) is None
 
 
 @pytest.mark.run

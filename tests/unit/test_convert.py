@@ -117,10 +117,14 @@ def test_questions_of_ones_own_keep_their_reference_answers(tmp_path):
 @pytest.mark.parametrize(
     ("row", "names", "message"),
     [
-        ({"frage": "Who?", "antwort": " "}, (), "line 3: 'antwort' must be text, got ' '"),
+        ({"frage": "Who?", "antwort": " "}, (), "line 3: 'antwort' is blank"),
         ({"frage": "Who?", "antwort": 4}, (), "line 3: 'antwort' must be text, got 4"),
         ({"frage": "Who?"}, (), "line 3: expected the key 'antwort', found frage"),
-        (OWN[0], ("--answer", "reply"), "line 1: expected the key 'reply'"),
+        (
+            OWN[0],
+            ("--answer", "reply"),
+            "'reply', found frage, antwort, id. Columns of other names: --question",
+        ),
         (OWN[0], ("--answer", "frage"), "question and answer are one column, 'frage'"),
         (OWN[0], ("--data-source", ""), "the data source must have a name, got ''"),
     ],

@@ -13,7 +13,7 @@ BROKEN = [
     ("gsm8k", {"question": "x", "answer": "It is 4."}, "expected '#### 42' at the end"),
     ("gsm8k", {"question": "x", "answer": "#### four"}, "one number behind '####', got 'four'"),
     ("gsm8k", {"question": "x", "answer": "#### 3, 4"}, "one number behind '####', got '3, 4'"),
-    ("gsm8k", {"question": " ", "answer": "#### 4"}, "'question' must be text, got ' '"),
+    ("gsm8k", {"question": " ", "answer": "#### 4"}, "'question' is blank"),
     ("gsm8k", {"question": "x", "answer": 4}, "'answer' must be text, got 4"),
     ("math", {**MATH["test"][0], "solution": "It is 4."}, "boxed{} in 'solution', found none"),
     ("math", {**MATH["test"][0], "solution": "\\boxed{4"}, "boxed{} in 'solution', found none"),

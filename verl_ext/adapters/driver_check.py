@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from verl_ext import overlays
 from verl_ext.adapters import (
@@ -21,6 +21,7 @@ from verl_ext.adapters import (
     plugin_check,
     preloading,
     resume,
+    reward_function,
     run_view,
     test_time,
     toy,
@@ -75,6 +76,7 @@ def check(config: DictConfig) -> None:
         SettingsError: names the key, the nearest valid name and the line to type.
     """
     _check_overlays(config)
+    _check_engines(config)
     settings = config.algorithm.get("verl_ext") or {}
     refuse_unknown("algorithm.verl_ext", settings, SECTIONS)
     for name, choices in CHOICES.items():
@@ -96,6 +98,7 @@ def check(config: DictConfig) -> None:
     _check_packages(config)
     machine.check(config)
     _check_inputs(config)
+    reward_function.check(config)
 
 
 def _check_overlays(config: DictConfig) -> None:
@@ -111,6 +114,24 @@ def _check_overlays(config: DictConfig) -> None:
             overlays.check(list(HydraConfig.get().overrides.task))
         except overlays.OverlayError as error:
             raise SettingsError(str(error)) from None
+
+
+def _check_engines(config: DictConfig) -> None:
+    """What verl leaves to be said, and what its configuration of another engine does not have."""
+    roles = config.actor_rollout_ref
+    if OmegaConf.is_missing(roles.rollout, "name"):
+        raise SettingsError(
+            "actor_rollout_ref.rollout.name is empty: an overlay alone brings no machine. "
+            "Add: +scale=cpu (or gpu1, gpu8, gpu64) behind +paper=, or in a command of your own "
+            "actor_rollout_ref.rollout.name=vllm"
+        )
+    strategy = str(roles.actor.strategy)
+    if (strategy == "megatron") != ("megatron" in roles.actor):
+        engine = "dp" if "megatron" in roles.actor else "megatron"
+        raise SettingsError(
+            f"actor_rollout_ref.actor.strategy={strategy} does not choose the engine. "
+            f"Add: model_engine={engine}, in the place of that key"
+        )
 
 
 def _check_trainer_mode(config: DictConfig, settings: Mapping[str, Any]) -> None:

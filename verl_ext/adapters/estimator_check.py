@@ -43,19 +43,24 @@ def _check_leftovers(name: str, arguments: Mapping[str, Any]) -> None:
     if name not in ADVANTAGES | MIXERS:
         return
     own = _arguments(name)
-    for key in arguments:
-        owners = [other for other in ADVANTAGES | MIXERS if key in _arguments(other)]
-        if key not in own and owners:
-            raise SettingsError(
-                f"{ADVANTAGE_KEY}.{key} is of {' and '.join(owners)}, and the estimator is "
-                f"'{name}': of several overlays the last one's counts. Leave one of them out"
-                + (
-                    f", or mix: {ADVANTAGE_KEY}.task_estimator={owners[0]}"
-                    if name in MIXERS
-                    else ""
-                )
-                + f"; or remove the key: '~{ADVANTAGE_KEY}.{key}'"
-            )
+    for owner in ADVANTAGES | MIXERS:
+        left = {k: v for k, v in arguments.items() if k not in own and k in _arguments(owner)}
+        if not left:
+            continue
+        first = next(iter(left))
+        owners = [other for other in ADVANTAGES | MIXERS if first in _arguments(other)]
+        remove = " ".join(f"'~{ADVANTAGE_KEY}.{key}'" for key in left)
+        mixed = ", ".join(f"{key}: {value}" for key, value in left.items())
+        mix = (
+            f", or mix: {ADVANTAGE_KEY}.task_estimator={owner} {remove} "
+            f"'+{ADVANTAGE_KEY}.task_arguments={{{mixed}}}'"
+        )
+        raise SettingsError(
+            f"{ADVANTAGE_KEY}.{first} is of {' and '.join(owners)}, and the estimator is "
+            f"'{name}': of several overlays the last one's counts. Leave one of them out"
+            f"{mix if name in MIXERS and owner in ADVANTAGES else ''}; or remove what is left of "
+            f"it: {remove}"
+        )
 
 
 def _arguments(name: str) -> set[str]:

@@ -37,8 +37,10 @@ class Record:
             value = self.fields.get(name)
             if value is None:
                 continue
-            if not isinstance(value, str) or not value.strip():
+            if not isinstance(value, str):
                 raise ValueError(f"{self.where}: '{name}' must be text, got {_short(value)}")
+            if not value.strip():
+                raise ValueError(f"{self.where}: '{name}' is blank")
             return value
         wanted = " or ".join(f"'{name}'" for name in names)
         found = ", ".join(self.fields) or "nothing"

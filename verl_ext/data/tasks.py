@@ -128,6 +128,12 @@ def question_answer(question: str, answer: str, data_source: str) -> Task:
         raise ValueError(f"question and answer are one column, {question!r}")
 
     def read(record: Record) -> Example:
+        for name in (question, answer):
+            if name not in record.fields:
+                raise ValueError(
+                    f"{record.where}: expected the key '{name}', found {', '.join(record.fields)}. "
+                    "Columns of other names: --question COLUMN --answer COLUMN"
+                )
         return Example(record.text(question), record.text(answer).strip())
 
     return Task("qa", data_source, QA_INSTRUCTION, read, (), (), ability="qa")

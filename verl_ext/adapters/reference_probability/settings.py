@@ -80,7 +80,8 @@ class ReferenceProbability:
         if (self.refresh_every is not None) != (self.debias == "refresh"):
             raise ValueError(
                 f"refresh_every={self.refresh_every} and debias={self.debias}: a number of steps "
-                "goes with debias=refresh, and with it alone"
+                f"goes with debias=refresh, and with it alone. Add: {KEY}.refresh_every="
+                + ("20" if self.debias == "refresh" else "null")
             )
         if self.refresh_every is not None and self.refresh_every < 1:
             raise ValueError(f"refresh_every must be >= 1, got {self.refresh_every}")

@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import importlib.util
 import os
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -67,9 +68,13 @@ def check(config: DictConfig) -> None:
             f"Add: {KEY}.anchor.greedy=false"
         )
     if judge.api_key_env and not os.environ.get(judge.api_key_env):
+        name = judge.api_key_env
+        # What is no name may be the key itself, which is not to be printed.
+        shown = name if re.fullmatch("[A-Z_][A-Z0-9_]*", name) else "variable called that"
         raise SettingsError(
-            f"{KEY}.judge.api_key_env: the environment has no {judge.api_key_env}. Set it; a judge "
-            f"that asks for no key: {KEY}.judge.api_key_env=null"
+            f"{KEY}.judge.api_key_env names the environment variable that holds the key, and the "
+            f"environment has no {shown}. Set it; a judge that asks for no key: "
+            f"{KEY}.judge.api_key_env=null"
         )
     _check_group(config)
     _check_other_rewards(config)

@@ -85,19 +85,22 @@ class Tournament:
         if (self.calls is not None) != self.pointwise:
             raise ValueError(
                 f"calls={self.calls} and topology={self.topology}: a number of calls goes with "
-                "topology=pointwise, and with it alone"
+                f"topology=pointwise, and with it alone. Add: {KEY}.calls="
+                + ("2" if self.pointwise else "null")
             )
         if self.calls is not None and self.calls < 1:
             raise ValueError(f"calls must be >= 1, got {self.calls}")
         if (self.max_dropped is not None) != (self.on_failure == "drop_group"):
             raise ValueError(
                 f"max_dropped={self.max_dropped} and on_failure={self.on_failure}: a number of "
-                "batches goes with on_failure=drop_group, and with it alone"
+                "batches goes with on_failure=drop_group, and with it alone. Add: "
+                f"{KEY}.max_dropped=" + ("10" if self.on_failure == "drop_group" else "null")
             )
         if bool(self.described) != (self.address == SIMULATED):
             raise ValueError(
                 f"simulated={self.described or None} and judge.base_url={self.address}: a judge is "
-                "described where base_url=simulated, and there alone (else simulated=null)"
+                "described where base_url=simulated, and there alone. Add: "
+                + (f"{KEY}.simulated=null" if self.described else f"{KEY}.judge.base_url=URL")
             )
         if self.max_dropped is not None and not self.max_dropped > 0:
             raise ValueError(f"max_dropped must be above 0, got {self.max_dropped}")
