@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from verl_ext.adapters import driver_check, reward_function
 from verl_ext.adapters.errors import SettingsError
+from verl_ext.toy import reward
 
 SOURCE = """
 raise SystemExit("nothing of it is run")
@@ -26,11 +27,15 @@ other = compute_score
 
 @pytest.fixture
 def check(tmp_path):
-    def checked(source=SOURCE, path=None, **custom):
+    def checked(source=SOURCE, path=None, cluster="local", **custom):
         file = tmp_path / "mine.py"
         file.write_text(source)
         custom = {"path": path or str(file), "name": "compute_score"} | custom
-        reward_function.check(OmegaConf.create({"reward": {"custom_reward_function": custom}}))
+        config = {
+            "reward": {"custom_reward_function": custom},
+            "ray_kwargs": {"ray_init": {"address": cluster}},
+        }
+        reward_function.check(OmegaConf.create(config))
 
     return checked
 
@@ -46,6 +51,9 @@ def check(tmp_path):
         {"name": "loads", "source": "from json import *"},
         {"name": "anything", "source": "def __getattr__(name): ..."},
         {"path": "pkg://verl_ext.toy.reward"},
+        {"path": "pkg://verl_ext/toy/reward"},
+        {"path": f"file://{reward.__file__}"},
+        {"path": "/on/another/node.py", "cluster": "10.0.0.1:6379"},
         {"path": "pkg://math", "name": "what_is_no_source_is_verls"},
     ],
 )
@@ -58,6 +66,7 @@ def test_what_is_there_or_cannot_be_said_passes(check, custom):
     [
         ({"name": "compute_scor"}, r"\.name: .*mine\.py has no .*mean 'compute_score'"),
         ({"reward_kwargs": {"powr": 2}}, r"reward_kwargs: unknown 'powr', did you mean 'power'"),
+        ({"path": "file:///no/file.py"}, r"\.path: there is no file /no/file\.py"),
         ({"path": "/no/file.py"}, r"\.path: there is no file /no/file\.py"),
         ({"path": "pkg://verl_ext.toy.rewards"}, r"no module 'verl_ext\.toy\.rewards'"),
         ({"path": "pkg://not_installed.rewards"}, r"no module 'not_installed\.rewards'"),

@@ -44,6 +44,12 @@ SECTIONS = (
 CHOICES = {"not_finite": NOT_FINITE, "changed_settings": resume.CHOICES}
 # What a paper may say in the place of +scale=cpu: the last parts of verl's keys.
 CPU_SIZES = ("train_batch_size", "ppo_mini_batch_size", "n", "lr")
+# The actor's strategy -> verl's group of its engine, and the section that it brings.
+ENGINES = {
+    "fsdp": ("dp", "fsdp_config"),
+    "fsdp2": ("dp", "fsdp_config"),
+    "megatron": ("megatron", "megatron"),
+}
 VERLS_PLACEHOLDER = "~/models/deepseek-llm-7b-chat"
 
 
@@ -126,8 +132,8 @@ def _check_engines(config: DictConfig) -> None:
             "actor_rollout_ref.rollout.name=vllm"
         )
     strategy = str(roles.actor.strategy)
-    if (strategy == "megatron") != ("megatron" in roles.actor):
-        engine = "dp" if "megatron" in roles.actor else "megatron"
+    engine, its_section = ENGINES.get(strategy, (None, None))
+    if engine and its_section not in roles.actor:
         raise SettingsError(
             f"actor_rollout_ref.actor.strategy={strategy} does not choose the engine. "
             f"Add: model_engine={engine}, in the place of that key"

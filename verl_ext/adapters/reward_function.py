@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from verl_ext.adapters import machine
 from verl_ext.adapters.errors import SettingsError, refuse_unknown
 from verl_ext.suggest import nearest
 
@@ -21,7 +22,7 @@ def check(config: DictConfig) -> None:
     """Refuses a file, a function and arguments that are not there.
 
     What a source does not tell is left to verl: a name that another module brings under ``*``, the
-    arguments of what is no plain function.
+    arguments of what is no plain function; and everything where a Ray cluster is joined.
 
     Args:
         config: verl's whole configuration.
@@ -32,6 +33,8 @@ def check(config: DictConfig) -> None:
     custom = config.reward.custom_reward_function
     if not custom.get("path"):
         return
+    if machine.cluster_address(config) is not None:
+        return  # its nodes may have what this one has not
     file = _source(str(custom.path))
     if file is None:
         return
@@ -54,14 +57,14 @@ def check(config: DictConfig) -> None:
 def _source(path: str) -> Path | None:
     """The file that verl would load; None where it is no Python source."""
     if not path.startswith(PACKAGE):
-        file = Path(path)
+        file = Path(path.removeprefix("file://"))
         if not file.exists():
             raise SettingsError(
-                f"{KEY}.path: there is no file {path}. A module that can be imported: "
+                f"{KEY}.path: there is no file {file}. A module that can be imported: "
                 f"{KEY}.path={PACKAGE}MODULE"
             )
         return file
-    module = path.removeprefix(PACKAGE)
+    module = path.removeprefix(PACKAGE).replace("/", ".")
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
