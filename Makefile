@@ -45,7 +45,7 @@ test-wide: venv ## whole tables, of which `make test` has a cover
 	$(BIN)/python -m pytest -m wide
 
 test-matrix: venv ## runs and records cells of docs/capability.json: hours; CELLS="rlpr and megatron"
-	VERL_EXT_RECORD=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/matrix -m 'wide or not wide' -k '$(or $(CELLS),test)'
+	VERL_EXT_RECORD=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1 tests/matrix -m 'wide or not wide' -k '$(or $(CELLS),test)'
 
 test-mutation: venv ## mutates the modules of formulas, records docs/mutation.json: an hour; MODULES="verl_ext.losses"
 	PYTHONPATH=tests $(BIN)/python -m mutation $(MODULES)
