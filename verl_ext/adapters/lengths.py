@@ -64,13 +64,15 @@ def check(config: DictConfig, settings: Mapping[str, Any]) -> None:
         return
     key, gpus = found
     length = longest_sequence(config)
+    more = gpus < config.trainer.n_gpus_per_node * config.trainer.nnodes
+    share = f"or share a sequence between more GPUs ({key}), " if more else ""
     for budget_key, budget in _budgets(config.actor_rollout_ref):
         if budget * gpus < length:
             raise SettingsError(
                 f"data.max_prompt_length + data.max_response_length = {length} tokens do not fit "
                 f"{budget_key}={budget} x {key}={gpus}: verl stops at the first full sequence. "
-                f"Shorten data.max_response_length, or share a sequence between more GPUs ({key}), "
-                f"or give a GPU more tokens: {budget_key}={math.ceil(length / gpus)}, if they fit "
+                f"Shorten data.max_response_length, {share}or give a GPU more tokens: "
+                f"{budget_key}={math.ceil(length / gpus)}, if they fit "
                 "(docs/scales.md has the arithmetic)"
             )
 

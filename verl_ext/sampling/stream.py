@@ -28,8 +28,9 @@ class TaskBalancedStream:
     indices meet them. Elsewhere such a run holds at least a quota's whole part and at most 2 more.
 
     A task is visited pass by pass: every prompt once, then all again in another order. A batch
-    takes the last prompts of one pass and the first of the next, and none twice. Small tasks begin
-    new passes earlier than large ones.
+    takes the last prompts of one pass and the first of the next, and none twice (replacements, see
+    below, may bring the border of a pass too near). Small tasks begin new passes earlier than large
+    ones.
 
     ``for index in stream`` and ``iter(stream)`` give an epoch, or what is left of it, and the next
     ``iter`` continues. An epoch is ``len(stream)`` indices, as many whole batches as the data set
