@@ -36,7 +36,7 @@ def test_an_estimator_of_groups_is_refused_where_each_prompt_has_one_response(
 def test_verls_default_of_one_response_a_prompt_is_refused_too(verl_config):
     """The catalog's own line, on verl's defaults."""
     with pytest.raises(SettingsError, match=r"Add: actor_rollout_ref\.rollout\.n=8"):
-        driver_check.check(verl_config(*OURS))
+        driver_check.check(verl_config(*OURS, "actor_rollout_ref.rollout.name=vllm"))
 
 
 @pytest.mark.parametrize(
