@@ -44,7 +44,9 @@ def test_a_sequence_longer_than_a_forward_pass_is_refused_before_the_run(string_
     # 1,024 + 8,192 tokens are just what the CPU scale takes; verl would stop in mid-step.
     driver_check.check(string_composition)
     string_composition.data.max_response_length = 8193
-    with pytest.raises(SettingsError, match=r"9217 tokens do not fit .*length, or give a GPU more.*=9217"):
+    with pytest.raises(
+        SettingsError, match=r"9217 tokens do not fit .*length, or give a GPU more.*=9217"
+    ):
         driver_check.check(string_composition)
 
 
