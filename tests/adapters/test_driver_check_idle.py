@@ -6,10 +6,8 @@ import verl  # loads the plugin  # noqa: F401
 from verl_ext.adapters import driver_check
 from verl_ext.adapters.errors import SettingsError
 
-SDPO, ALONE = (
-    ("+paper=sdpo", "+scale=cpu"),
-    "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean",
-)
+SDPO = ("+paper=sdpo", "+scale=cpu")
+ALONE = "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean"
 TASK = "algorithm.verl_ext.advantage.task_estimator=grpo"
 DROP = "+algorithm.verl_ext.teacher.on_teacher_failure=drop"
 SERVED = (
