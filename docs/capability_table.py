@@ -13,8 +13,8 @@ KINDS = ("sync", "colocate_async", "separate_async", "sync-two_outputs")
 HEAD = """# What runs with what
 
 Each cell is a whole run on CPU cores: two steps, and a run that is resumed after the first of them.
-*Bit for bit*: the resumed run's second step equals that of the first in every metric that is no
-clock. *Goes on*: it trains on; under the async modes which responses are in a batch is a matter of
+*Bit for bit*: the resumed run's second step equals that of the first in every metric that does not
+measure time. *Goes on*: it trains on; under the async modes which responses are in a batch is a matter of
 time, so no two runs are equal. *two outputs*: an agent loop cuts each session into two rows of the
 batch. A refused cell says why, below; all but those of two outputs before anything is loaded.
 
