@@ -16,7 +16,8 @@ Each cell is a whole run on CPU cores: two steps, and a run that is resumed afte
 *Bit for bit*: the resumed run's second step equals that of the first in every metric that does not
 measure time. *Goes on*: it trains on; under the async modes which responses are in a batch is a
 matter of time, so no two runs are equal. *two outputs*: an agent loop cuts each session into two
-rows of the batch. A refused cell says why, below; all but those of two outputs before anything is loaded.
+rows of the batch. A refused cell says why, below; all but those of two outputs before anything is
+loaded.
 
 `make test-matrix` runs and records all of them, `make test-matrix CELLS="opd and megatron"` some;
 `make test` fails where a cell is missing, or its configuration has changed since; and it runs some
