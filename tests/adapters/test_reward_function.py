@@ -70,6 +70,8 @@ def test_what_is_there_or_cannot_be_said_passes(check, custom):
         ({"path": "/no/file.py"}, r"\.path: there is no file /no/file\.py"),
         ({"path": "pkg://verl_ext.toy.rewards"}, r"no module 'verl_ext\.toy\.rewards'"),
         ({"path": "pkg://not_installed.rewards"}, r"no module 'not_installed\.rewards'"),
+        ({"source": ""}, r"mine\.py has no 'compute_score'$"),
+        ({"path": "/tmp"}, r"\.path: there is no file /tmp\."),
         ({"source": "def f(:"}, r"mine\.py, line 1: "),
     ],
 )

@@ -30,26 +30,24 @@ def check(config: DictConfig) -> None:
     Raises:
         SettingsError: names the key, and the nearest valid name.
     """
-    custom = config.reward.custom_reward_function
+    custom = config.reward.get("custom_reward_function") or {}
     if not custom.get("path"):
         return
     if machine.cluster_address(config) is not None:
         return  # its nodes may have what this one has not
-    file = _source(str(custom.path))
+    file, name = _source(str(custom["path"])), str(custom["name"])
     if file is None:
         return
     try:
-        module = ast.parse(file.read_text(encoding="utf-8"))
+        module = ast.parse(file.read_bytes())
     except SyntaxError as error:
         raise SettingsError(f"{KEY}.path: {file}, line {error.lineno}: {error.msg}") from error
     defined = _defined(module)
-    if not {custom.name, "*"} & defined:
+    if not {name, "*"} & defined:
         functions = [node.name for node in module.body if isinstance(node, ast.FunctionDef)]
-        raise SettingsError(
-            f"{KEY}.name: {file} has no '{custom.name}', did you mean "
-            f"'{nearest(custom.name, functions or sorted(defined))}'?"
-        )
-    arguments = _arguments(module, custom.name)
+        near = f", did you mean '{nearest(name, functions)}'?" if functions else ""
+        raise SettingsError(f"{KEY}.name: {file} has no '{name}'{near}")
+    arguments = _arguments(module, name)
     if arguments is not None:
         refuse_unknown(f"{KEY}.reward_kwargs", custom.get("reward_kwargs") or {}, arguments)
 
@@ -58,12 +56,12 @@ def _source(path: str) -> Path | None:
     """The file that verl would load; None where it is no Python source."""
     if not path.startswith(PACKAGE):
         file = Path(path.removeprefix("file://"))
-        if not file.exists():
+        if not file.is_file():
             raise SettingsError(
                 f"{KEY}.path: there is no file {file}. A module that can be imported: "
                 f"{KEY}.path={PACKAGE}MODULE"
             )
-        return file
+        return file if file.suffix == ".py" else None
     module = path.removeprefix(PACKAGE).replace("/", ".")
     try:
         spec = importlib.util.find_spec(module)
