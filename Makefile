@@ -35,7 +35,7 @@ docs: venv ## the generated pages, and the site in build/site; a warning is an e
 test: venv ## lint and the test suite, real CPU runs included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest tests/engine_parity
+	$(BIN)/python -m pytest -n 2 --dist loadscope tests/engine_parity
 	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore tests/engine_parity
 
 test-fast: venv ## the tests that start no run

@@ -13,10 +13,10 @@ RECORD = Path(__file__).resolve().parent / "lines.json"
 HEAD = """## What to expect
 
 Each line as it stands below, on two CPU cores: the time that the whole command takes, and
-validation before training and after it. One run each, with another one beside it: alone
-`w_reinforce` takes 5 and a half to 8 and a half minutes. With another seed the second
-digit changes, with the same seed none does. `python benchmarks/lines.py PAPER` does it again on
-your machine.
+validation before training and after it. One run each, most with another one beside it: alone
+`w_reinforce` takes 5 and a half to 8 and a half minutes. With another seed, or a CPU of another
+kind, the second digit changes; else none does. `python benchmarks/lines.py PAPER` does it again
+on your machine.
 """
 BUILT = " `+`: the toy's model was trained first."
 
@@ -29,9 +29,13 @@ def expected() -> Iterator[str]:
     rows = [(f"[`{name}`](#{name})", *_cells(entry)) for name, entry in record.items()]
     yield from ("", *HEAD.splitlines(), "")
     yield from table(("overlay", "time", "steps", "what", "first", "last"), rows)
-    machines = sorted({entry["machine"] for entry in record.values()})
-    when = sorted({(entry["date"], entry["commit"]) for entry in record.values()})
-    said = ", ".join([*machines, *(f"{day} (`{commit}`)" for day, commit in when)])
+    when: dict[str, set[tuple[str, str]]] = {}
+    for entry in record.values():
+        when.setdefault(entry["machine"], set()).add((entry["date"], entry["commit"]))
+    said = "; ".join(
+        f"{machine}: " + ", ".join(f"{day} (`{commit}`)" for day, commit in sorted(runs))
+        for machine, runs in when.items()
+    )
     built = any(entry["built"] for entry in record.values())
     yield from ("", f"{said}.{BUILT if built else ''}")
 

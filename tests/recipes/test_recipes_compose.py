@@ -1,5 +1,6 @@
 """Every overlay, on every scale, with both of verl's primary configurations."""
 
+import itertools
 import subprocess
 import sys
 
@@ -13,6 +14,14 @@ from verl_ext.catalog import MASKS, REWARDS, SAMPLERS
 from verl_ext.papers import PAPERS
 
 PRIMARIES = {"ppo_trainer": [], "ppo_megatron_trainer": [], "megatron": ["model_engine=megatron"]}
+AXES = tuple(
+    enumerate(names) for names in (overlays.names("paper"), overlays.names("scale"), PRIMARIES)
+)
+# Every pair of a paper, a scale and an engine is in the third that `make test` has.
+TABLE = [
+    pytest.param(*names, marks=[pytest.mark.wide] if sum(places) % len(PRIMARIES) else [])
+    for places, names in (zip(*cell, strict=True) for cell in itertools.product(*AXES))
+]
 
 
 @pytest.fixture
@@ -55,9 +64,7 @@ def data_parallel_size(engine, n_gpus):
     return n_gpus // cut
 
 
-@pytest.mark.parametrize("engine", PRIMARIES)
-@pytest.mark.parametrize("scale", overlays.names("scale"))
-@pytest.mark.parametrize("paper", overlays.names("paper"))
+@pytest.mark.parametrize(("paper", "scale", "engine"), TABLE)
 def test_every_paper_runs_through_verls_typed_configurations(composed, paper, scale, engine):
     from verl.utils.config import omega_conf_to_dataclass, validate_config
     from verl.workers.config import TrainingWorkerConfig

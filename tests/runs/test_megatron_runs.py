@@ -41,6 +41,7 @@ def test_w_reinforce_trains_on_megatron_and_saves(tmp_path):
 
 
 @pytest.mark.run
+@pytest.mark.wide
 def test_psr_trains_on_two_tensor_parallel_ranks(tmp_path):
     _, metrics = train(
         tmp_path,
