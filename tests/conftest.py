@@ -18,10 +18,12 @@ RUNS = ("tests/runs/", "tests/matrix/test_cells.py")
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """With pytest-xdist: file by file, but for whole runs, which all go to one process.
+    """With ``--dist loadscope``: file by file, but for whole runs, which all go to one process.
 
     Two at once would want more memory than a small machine has.
     """
+    if config.getvalue("dist") != "loadscope":
+        return None  # as asked
     from xdist.scheduler import LoadScopeScheduling
 
     class OneRunAtATime(LoadScopeScheduling):
