@@ -1,6 +1,5 @@
 """Split vocabularies over gloo processes against the dense result."""
 
-import socket
 import subprocess
 import sys
 
@@ -60,12 +59,10 @@ def results(vocab, shard):
     return found
 
 
-def process(rank, shards, port, folder):
+def process(rank, shards, folder):
     """What each process does: this file is its program, see the end."""
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=shards
-    )
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=shards)
     size = VOCABULARY // shards
     vocab = VocabShard(dist.group.WORLD, rank * size)
     torch.save(results(vocab, slice(rank * size, (rank + 1) * size)), f"{folder}/{rank}.pt")
@@ -76,12 +73,6 @@ def process(rank, shards, port, folder):
     dist.destroy_process_group()
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def dense():
     return results(None, slice(None))
@@ -89,7 +80,7 @@ def dense():
 
 @pytest.mark.parametrize("shards", [2, 4])
 def test_shards_give_the_dense_values_and_gradients(shards, tmp_path, dense):
-    arguments = [str(shards), str(free_port()), str(tmp_path)]
+    arguments = [str(shards), str(tmp_path)]
     running = [
         subprocess.Popen([sys.executable, __file__, str(rank), *arguments], stderr=subprocess.PIPE)
         for rank in range(shards)
@@ -125,4 +116,4 @@ def test_the_cases_hold_what_they_are_for(dense):
 
 
 if __name__ == "__main__":
-    process(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    process(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
